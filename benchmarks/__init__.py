@@ -1,0 +1,1 @@
+"""Measurements: commands that print figures and ratios, kept out of the tests."""

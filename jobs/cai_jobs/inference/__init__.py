@@ -1,0 +1,1 @@
+"""The model server: HTTP shapes, batching and sampling. `serve` is the program."""

@@ -1,0 +1,81 @@
+"""An API server of the tests' own, one for every process that runs tests.
+
+| fixtures | who acts |
+|---|---|
+| `control_plane`, `namespace` | the controllers that keep house; a test plays those of Jobs and Deployments |
+| `control_plane_with_jobs`, `namespace_with_jobs` | Jobs and Deployments make pods; a test plays the kubelet |
+| `crd` | installs the CAIPipeline resource in `control_plane`; the other one has it |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.harness.availability import skipped_where_unavailable
+from tests.harness.control_plane import HOUSEKEEPING, WORKLOADS, ControlPlane
+from tests.harness.objects import Api
+
+CRDS = Path(__file__).parents[2] / "crds"
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """etcd, API server, and controllers of namespaces, service accounts, garbage collection and quotas."""
+    with _started(HOUSEKEEPING) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def crd(control_plane: ControlPlane) -> None:
+    """The CAIPipeline resource is served."""
+    control_plane.install_crds(CRDS)
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """The name of a namespace of the test's own."""
+    with control_plane.namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def api(control_plane: ControlPlane, namespace: str) -> Iterator[Api]:
+    """The namespace as its admin sees it."""
+    with control_plane.client() as client:
+        yield Api(client, namespace)
+
+
+@pytest.fixture
+def kubeconfig(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The operator's kubeconfig: the admin's rights, a file of the test's own."""
+    path = control_plane.write_kubeconfig(tmp_path / "kubeconfig", token=control_plane.admin_token)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def control_plane_with_jobs() -> Iterator[ControlPlane]:
+    """The same with the controllers of Jobs and Deployments, and the CAIPipeline resource."""
+    with _started(WORKLOADS) as plane:
+        if list(CRDS.glob("*.yaml")):
+            plane.install_crds(CRDS)
+        yield plane
+
+
+@pytest.fixture
+def namespace_with_jobs(control_plane_with_jobs: ControlPlane) -> Iterator[str]:
+    """The name of a namespace of the test's own in `control_plane_with_jobs`."""
+    with control_plane_with_jobs.namespace() as name:
+        yield name
+
+
+@contextmanager
+def _started(controllers: tuple[str, ...]) -> Iterator[ControlPlane]:
+    plane = ControlPlane(controllers=controllers)
+    with skipped_where_unavailable():
+        plane.start()
+    with plane:
+        yield plane

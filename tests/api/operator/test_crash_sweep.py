@@ -1,0 +1,218 @@
+"""For every single write of the operator a run in which it is killed right before and right after it and goes on.
+
+Whatever the moment, the pipeline must end as if nothing had happened: the same stages, keys and figures, the same
+children and no other, every program run once. The sweep over all writes runs the operator's reconciler in the test's
+own process against a real API server: "killed" is an exception that nothing of it can catch, "started again" a new one
+that knows nothing. So every run takes the same steps. `test_killed_processes.py` does it to real processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from tests.api.conftest import CRDS
+from tests.harness.availability import skipped_where_unavailable
+from tests.harness.control_plane import ControlPlane
+from tests.harness.hand_played import HandPlayed
+from tests.harness.pipelines import JOBS, pocket
+
+from cai_operator.cluster import Cluster
+from cai_operator.manifests.kinds import CHILD_KINDS, PIPELINE, POD
+from cai_operator.reconcile import Reconciler
+from cai_operator.settings import read_settings
+from cai_operator.snapshot import WATCHED, View
+
+SHARES = 4
+AT_ONCE = 6
+MOST_LOOKS = 200
+CHANGES_WITH_EVERY_RUN = ("started", "finished", "lastTransitionTime")
+
+Deaths = frozenset[tuple[str, int]]
+"""Where the operator dies: "before" or "after", and which of its writes, counting those that were cut off too."""
+
+
+class Killed(BaseException):
+    """The process ends here: no `except Exception` of the operator's keeps it from that."""
+
+
+class DyingTransport(httpx.AsyncBaseTransport):
+    """Passes requests on and counts the writes; dies where it is told to."""
+
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, token: str, world: HandPlayed, deaths: Deaths = frozenset()
+    ) -> None:
+        self.writes: list[str] = []
+        self._inner, self._token, self._world, self._deaths = inner, token, world, deaths
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        if request.method == "GET":
+            return await self._inner.handle_async_request(request)
+        self.writes.append(f"{request.method} {request.url.path}")
+        if ("before", len(self.writes)) in self._deaths:
+            raise Killed
+        response = await self._inner.handle_async_request(request)
+        self._world.saw(request.method, json.loads(await response.aread()))
+        if ("after", len(self.writes)) in self._deaths:
+            raise Killed
+        return response
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: all that must be the same whenever the operator died."""
+
+    status: Any
+    children: dict[tuple[str, str], Any]
+    runs: Counter[str]
+    writes: tuple[str, ...]
+
+    def repeats(self, write: int) -> bool:
+        """Whether the write of that number was made again next."""
+        return len(self.writes) > write and self.writes[write - 1] == self.writes[write]
+
+
+@pytest.fixture(scope="module")
+def quiet_plane() -> Iterator[ControlPlane]:
+    """An API server with a CAIPipeline resource and no controllers: the test plays all of them."""
+    plane = ControlPlane(controllers=())
+    with skipped_where_unavailable():
+        plane.start()
+    with plane:
+        plane.install_crds(CRDS)
+        yield plane
+
+
+def test_the_clean_run(quiet_plane: ControlPlane) -> None:
+    """What the others are compared with must itself be right."""
+    [end] = asyncio.run(_run_all(quiet_plane, [frozenset()]))
+    assert end.status["phase"] == "Succeeded"
+    assert end.runs == Counter(JOBS)
+    assert {kind for kind, _ in end.children} == {kind.kind for kind in CHILD_KINDS}
+    assert [name for kind, name in end.children if kind == "Deployment"] == ["pocket-serve"]
+    assert [name for kind, name in end.children if kind == "Service"] == ["pocket-serve"]
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_before_and_after_every_write(quiet_plane: ControlPlane, share: int) -> None:
+    problems = asyncio.run(_sweep(quiet_plane, share))
+    assert problems == [], "\n".join(problems)
+
+
+async def _sweep(plane: ControlPlane, share: int) -> list[str]:
+    """What went wrong in the runs of one share of all writes."""
+    [clean] = await _run_all(plane, [frozenset()])
+    writes = range(1 + share, len(clean.writes) + 1, SHARES)
+    # killed as it is about to be made, and again when the next operator has just made it
+    both: list[Deaths] = [frozenset({("before", write), ("after", write + 1)}) for write in writes]
+    ends = dict(zip(both, await _run_all(plane, both), strict=True))
+    # but the next one may do something else first, or nothing: an event that was cut off is not told again
+    rest = [write for write, deaths in zip(writes, both, strict=True) if not ends[deaths].repeats(write)]
+    alone: list[Deaths] = [frozenset({("after", write)}) for write in rest]
+    ends |= dict(zip(alone, await _run_all(plane, alone), strict=True))
+    return [problem for deaths, end in ends.items() for problem in _problems(clean, deaths, end)]
+
+
+def _problems(clean: End, deaths: Deaths, end: End) -> list[str]:
+    write = min(write for _, write in deaths)
+    where = f"killed {' and '.join(sorted(when for when, _ in deaths))} {clean.writes[write - 1]}"
+    problems = []
+    if end.runs != clean.runs:
+        too_often, not_at_all = dict(end.runs - clean.runs), dict(clean.runs - end.runs)
+        problems.append(f"{where}: programs ran too often: {too_often}, not: {not_at_all}")
+    if end.children != clean.children:
+        problems.append(f"{where}: children differ: {_difference(clean.children, end.children)}")
+    if end.status != clean.status:
+        problems.append(f"{where}: the status differs: {_difference(clean.status, end.status)}")
+    return problems
+
+
+async def _run_all(plane: ControlPlane, deaths: list[Deaths]) -> list[End]:
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(deaths: Deaths) -> End:
+        async with turn:
+            return await _run(plane, transport, client, deaths)
+
+    async with _connected(plane) as (transport, client):
+        return list(await asyncio.gather(*(one(each) for each in deaths)))
+
+
+async def _run(
+    plane: ControlPlane, transport: httpx.AsyncBaseTransport, client: httpx.AsyncClient, deaths: Deaths
+) -> End:
+    """One pipeline from its creation until neither the operator nor anybody else has anything to do."""
+    world = HandPlayed(client, f"sweep-{secrets.token_hex(4)}")
+    wire = DyingTransport(transport, plane.admin_token, world, deaths)
+    await world.make_namespace()
+    await world.create(PIPELINE, pocket())
+    operator, is_new, kills = _new_operator(plane, wire, world), True, 0
+    for _ in range(MOST_LOOKS):
+        before = len(wire.writes)
+        try:
+            await operator.reconcile((world.namespace, "pocket"), live=is_new)
+            is_new = False
+        except Killed:
+            operator, is_new, kills = _new_operator(plane, wire, world), True, kills + 1
+            continue
+        if not await world.step() and len(wire.writes) == before:
+            break
+    else:
+        raise AssertionError(f"killed {sorted(deaths)}: no end in sight, the last writes: {wire.writes[-5:]}")
+    assert kills >= min(len(deaths), 1), f"was not killed {sorted(deaths)}"
+    return await _end(world, wire)
+
+
+def _new_operator(plane: ControlPlane, wire: DyingTransport, world: HandPlayed) -> Reconciler:
+    view = View({kind.kind: world.index(kind) for kind in WATCHED})
+    world.tell = lambda pipeline, uid, version, gone: view.seen_event((world.namespace, pipeline), uid, version, gone)
+    return Reconciler(view, Cluster(transport=wire, base_url=plane.url), read_settings({}))
+
+
+async def _end(world: HandPlayed, wire: DyingTransport) -> End:
+    there = await world.lists(PIPELINE, *CHILD_KINDS, POD)
+    assert there.keys() == world.objects.keys()
+    assert len([name for kind, name in there if kind == POD.kind]) == len(JOBS)
+    children = {
+        (kind, name): [item["metadata"]["labels"], [one["name"] for one in item["metadata"].get("ownerReferences", [])]]
+        for (kind, name), item in there.items()
+        if kind not in (PIPELINE.kind, POD.kind)
+    }
+    status = json.loads(json.dumps(there[PIPELINE.kind, "pocket"]["status"]).replace(world.namespace, "NAMESPACE"))
+    writes = tuple(write.replace(world.namespace, "NAMESPACE") for write in wire.writes)
+    return End(_without_times(status), children, world.runs, writes)
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_times(part) for name, part in value.items() if name not in CHANGES_WITH_EVERY_RUN}
+    return [_without_times(part) for part in value] if isinstance(value, list) else value
+
+
+def _difference(wanted: Any, found: Any, path: str = "") -> str:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        parts = [_difference(wanted.get(n), found.get(n), f"{path}.{n}") for n in sorted({*wanted, *found})]
+        return "; ".join(part for part in parts if part)
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        parts = [_difference(*both, f"{path}[{n}]") for n, both in enumerate(zip(wanted, found, strict=True))]
+        return "; ".join(part for part in parts if part)
+    return "" if wanted == found else f"{path}: wanted {wanted!r}, found {found!r}"
+
+
+@asynccontextmanager
+async def _connected(plane: ControlPlane) -> AsyncIterator[tuple[httpx.AsyncBaseTransport, httpx.AsyncClient]]:
+    tls = ssl.create_default_context(cafile=str(plane.ca))
+    headers = {"Authorization": f"Bearer {plane.admin_token}"}
+    client = httpx.AsyncClient(base_url=plane.url, verify=tls, headers=headers, trust_env=False, timeout=60)
+    async with httpx.AsyncHTTPTransport(verify=tls) as transport, client:
+        yield transport, client

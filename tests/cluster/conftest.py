@@ -1,0 +1,75 @@
+"""A cluster whose pods run, shared by all processes that run tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.harness import installed
+from tests.harness.availability import skipped_where_unavailable
+from tests.harness.cluster import RESTRICTED, Cluster, cluster
+from tests.harness.installed import SMALL, Run, Start
+from tests.harness.objects import Api
+
+HERE = Path(__file__).parent
+CRDS = HERE.parents[1] / "crds"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these tests on one worker (with `--dist loadgroup`), and the one that kills the node before its users."""
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    for item in ours:
+        item.add_marker(pytest.mark.xdist_group("node"))
+    items.sort(key=lambda item: item.path.name != "test_killed_node.py")
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Cluster]:
+    """The cluster of CAI_TEST_KUBECONFIG, else this machine's own node: two free cores, a default storage class."""
+    with ExitStack() as stack:
+        with skipped_where_unavailable():
+            its = stack.enter_context(cluster())
+        yield its
+
+
+@pytest.fixture(scope="session")
+def crd(node: Cluster) -> None:
+    """The CAIPipeline resource is served."""
+    node.install_crds(CRDS)
+
+
+@pytest.fixture
+def namespace(node: Cluster) -> Iterator[str]:
+    """The name of a namespace of the test's own that enforces the restricted Pod Security level."""
+    with node.namespace(RESTRICTED) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def operator(node: Cluster) -> Cluster:
+    """The node with the operator installed from our images."""
+    with skipped_where_unavailable():
+        installed.install(node)
+    return node
+
+
+@pytest.fixture(scope="session")
+def start(operator: Cluster) -> Iterator[Start]:
+    """`start(file, namespace)`: apply a pipeline's manifest as a user does, which begins it."""
+    with operator.client() as client:
+
+        def apply(file: Path, namespace: str) -> Run:
+            applied = operator.kubectl("apply", "-n", namespace, "-f", str(file), "-o", "name").stdout
+            return Run(operator, Api(client, namespace), applied.strip().rpartition("/")[2])
+
+        yield apply
+
+
+@pytest.fixture(scope="session")
+def undisturbed(operator: Cluster, start: Start) -> Iterator[Run]:
+    """The small pipeline, started and left alone, in a namespace of its own."""
+    with operator.namespace(RESTRICTED) as namespace:
+        yield start(SMALL, namespace)

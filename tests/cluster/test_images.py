@@ -1,0 +1,170 @@
+"""The operator's image and the CPU flavour of the programs' image: what is in them, and that they run as pods do."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness import images
+from tests.harness.availability import skipped_where_unavailable
+from tests.harness.images import Image
+
+FLAVOURS = ("operator", "jobs-cpu")
+UID = 10001
+PROGRAMS = sorted(
+    path.stem
+    for path in (images.ROOT / "jobs" / "cai_jobs").glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+
+pytestmark = pytest.mark.slow
+
+
+class Container:
+    """An image and its file system, to look into and to run programs in."""
+
+    def __init__(self, image: Image, root: Path) -> None:
+        self.image = image
+        self.root = root
+        self.config = image.config()["config"]
+
+    def run(self, *words: str, uid: int = UID) -> subprocess.CompletedProcess[str]:
+        """Run a program under the restricted level's terms: that user, no other group, a read-only root, only /tmp to
+        write to, the image's environment and nothing of ours.
+        """
+        script = """
+            set -e; root=$1; uid=$2; shift 2
+            mount --bind "$root" "$root" && mount -o remount,bind,ro "$root"
+            mount -t tmpfs tmpfs "$root/tmp" && mount -t proc proc "$root/proc" && mount --bind /dev "$root/dev"
+            exec chroot --userspec="$uid:$uid" --groups="$uid" "$root" /usr/bin/env -i "$@"
+        """
+        command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh", str(self.root), str(uid)]
+        return subprocess.run([*command, *self.config["Env"], *words], capture_output=True, text=True)
+
+    def files(self) -> Iterator[Path]:
+        """Every file and link of the image, as paths from its root."""
+        for directory, directories, names in os.walk(self.root):
+            here = Path(directory).relative_to(self.root)
+            links = [name for name in directories if (self.root / here / name).is_symlink()]
+            yield from (here / name for name in [*names, *links])
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def container(request: pytest.FixtureRequest) -> Iterator[Container]:
+    with skipped_where_unavailable():
+        image = images.build(request.param)[request.param]
+    with image.mounted() as root:
+        yield Container(image, root)
+
+
+def is_operator(container: Container) -> bool:
+    return container.image.flavour == "operator"
+
+
+def test_pods_give_the_whole_command_and_nobody_is_root(container: Container) -> None:
+    assert container.config["User"] == f"{UID}:{UID}"
+    assert not container.config.get("Entrypoint")
+    assert "Healthcheck" not in container.config
+
+
+def test_labels_say_what_it_is_and_where_it_comes_from(container: Container) -> None:
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value for name, value in container.config["Labels"].items()
+    }
+    assert labels["title"] == ("cai-operator" if is_operator(container) else "cai-jobs")
+    assert labels["version"] == "0.1.0"
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["description"]
+    assert labels["source"]
+    assert labels["revision"]
+
+
+def test_settings_of_the_build_stay_out_of_it(container: Container) -> None:
+    history = " ".join(step.get("created_by", "") for step in container.image.config()["history"])
+    assert "PIP_" not in history
+    assert not [entry for entry in container.config["Env"] if "PIP_" in entry]
+    assert not [path for path in container.files() if path.name in ("pip.conf", "auth.conf")]
+
+
+def test_leftovers_of_the_build_stay_out_of_it(container: Container) -> None:
+    top = {path.name for path in container.root.iterdir()}
+    assert "build" not in top
+    assert {path.name for path in (container.root / "opt").iterdir()} == {"cai", "project"}
+    assert not [path for path in container.files() if {".git", ".cache"} & set(path.parts)]
+    assert not [path for path in container.files() if path.suffix == ".whl" and path.parts[0] != "usr"]
+    assert list((container.root / "mnt").iterdir()) == []
+
+
+def test_the_operator_has_no_torch(container: Container) -> None:
+    done = container.run("python", "-c", "import torch")
+    assert ("No module named 'torch'" in done.stderr) == is_operator(container)
+    if is_operator(container):
+        heavy = {"torch", "transformers", "numpy", "pyarrow", "nvidia"}
+        assert not [path for path in container.files() if heavy & set(path.parts)]
+
+
+def test_python_code_is_compiled_and_stays_valid(container: Container) -> None:
+    sources = [path for path in container.files() if path.suffix == ".py" and path.parts[:2] == ("opt", "project")]
+    assert any(path.name == "keys.py" for path in sources)
+    for source in sources:
+        (compiled,) = (container.root / source.parent / "__pycache__").glob(f"{source.stem}.cpython-*.pyc")
+        # bytes 4 to 8 are flags: 1 says "by hash", which no changed time stamp makes stale
+        assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", source
+
+
+def test_nothing_can_be_written_but_temporary_files(container: Container) -> None:
+    probe = "import pathlib, tempfile; pathlib.Path('/opt/project/new').touch()"
+    assert "Read-only file system" in container.run("python", "-c", probe).stderr
+    ours = [path for path in container.files() if path.parts[0] != "proc" and lives_as(container.root / path, UID)]
+    assert ours == []
+    done = container.run("python", "-c", "import pathlib; (pathlib.Path.home() / 'new').touch()")
+    assert done.returncode == 0, done.stderr
+
+
+def lives_as(path: Path, uid: int) -> bool:
+    return path.lstat().st_uid == uid
+
+
+@pytest.mark.parametrize("uid", [UID, 23456])
+def test_the_user_has_a_name_whatever_its_number(container: Container, uid: int) -> None:
+    done = container.run("python", "-c", "import getpass; print(getpass.getuser())", uid=uid)
+    assert done.stdout == "cai\n", done.stderr
+
+
+def test_the_command_and_the_shipped_files_are_there(container: Container) -> None:
+    assert "usage: cai" in container.run("cai", "--help").stdout
+    reading = (
+        "from importlib.resources import files; data = files('cai_jobs') / 'data';"
+        "print((data / 'constitution' / 'judge_system_prompt.txt').is_file(), (data / 'pocket' / 'model').is_dir())"
+    )
+    assert container.run("python", "-c", reading).stdout == "True True\n"
+
+
+def test_the_operator_starts(container: Container) -> None:
+    done = container.run("python", "-m", "cai_operator.main", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "CAI_NAMESPACES" in done.stdout
+
+
+def test_every_program_starts(container: Container) -> None:
+    if is_operator(container):
+        pytest.skip("the programs run from the jobs image")
+    assert "sft" in PROGRAMS
+    for program in PROGRAMS:
+        done = container.run("python", "-m", f"cai_jobs.{program}", "--help")
+        assert done.returncode == 0, f"{program}: {done.stderr}"
+        assert "usage:" in done.stdout
+
+
+def test_the_libraries_work_together(container: Container) -> None:
+    if is_operator(container):
+        pytest.skip("the programs run from the jobs image")
+    # imports that the programs make late, and one step of arithmetic through OpenBLAS
+    probe = (
+        "import torch, fastapi, uvicorn, sentencepiece, datasets; from trl import SFTTrainer, RewardTrainer;"
+        "from torch.utils.tensorboard import SummaryWriter;"
+        "print(float((torch.eye(64) @ torch.ones(64, 64)).sum()), SFTTrainer.__name__, RewardTrainer.__name__)"
+    )
+    done = container.run("python", "-c", probe)
+    assert done.stdout == "4096.0 SFTTrainer RewardTrainer\n", done.stderr

@@ -1,0 +1,255 @@
+"""The project's images, built without a registry: Debian's bases by debootstrap, then our own Dockerfiles by buildah.
+
+`python -m tests.harness.images [operator] [jobs-cpu] [jobs]` builds them and prints where their archives are.
+
+In the cache each flavour has one directory a recipe (Dockerfile, locked packages, base), which holds buildah's storage
+and the archives: a changed source adds a last thin layer to what is there, a changed recipe starts anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from images.build import FLAVOURS
+from tests.harness.binaries import install
+from tests.harness.cache import cache_root, locked, say
+from tests.harness.processes import Unavailable
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("operator/cai_operator", "jobs/cai_jobs")
+FILES = (".dockerignore", "pyproject.toml", "README.md", "LICENSE")
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Base:
+    """A minimal Debian that stands in for a registry's image."""
+
+    suite: str
+    packages: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return _digest([*self.packages])
+
+
+PYTHON = Base("bookworm", ("ca-certificates", "python3", "python3-venv"))
+BASES = {"operator": PYTHON, "jobs": PYTHON, "jobs-cpu": Base("trixie")}
+# what a cold build takes with two cores
+DURATIONS = {"operator": "half a minute", "jobs": "six minutes and 15 GB of disk", "jobs-cpu": "four minutes"}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A built image: its full name, and the archive to import it from (`ctr -n k8s.io images import FILE`)."""
+
+    flavour: str
+    reference: str
+    archive: Path
+
+    def config(self) -> dict[str, Any]:
+        """The image's configuration document: `config`, `history`, `rootfs`."""
+        with tarfile.open(self.archive) as archive:
+
+            def document(name: str) -> Any:
+                member = archive.extractfile(name)
+                assert member
+                return json.load(member)
+
+            return dict(document(document("manifest.json")[0]["Config"]))
+
+    @contextmanager
+    def mounted(self) -> Iterator[Path]:
+        """The image's file system, read-only in effect: what is written there goes when the context ends."""
+        store = Store(self.archive.parent)
+        with locked(_cache() / "lock"):
+            reference = store.holding(self)
+            container = store.buildah("from", "--pull-never", reference)
+            root = store.buildah("mount", container)
+        try:
+            yield Path(root)
+        finally:
+            store.buildah("rm", container)
+
+
+def build(*flavours: str) -> dict[str, Image]:
+    """The named flavours ("operator", "jobs-cpu", "jobs"), from the cache or built into it, by one process at a time.
+
+    Unavailable with a sentence where this machine cannot build images.
+    """
+    return {flavour: _image(flavour) for flavour in flavours}
+
+
+@dataclass(frozen=True)
+class Store:
+    """buildah with its storage in a directory of its own; the machine's own images are not touched."""
+
+    directory: Path
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command whose buildah uses this storage; Unavailable with the end of its output if it fails."""
+        # what is mounted is remembered in the run directory, which must not outlive a reboot
+        run = Path("/run/cai-operator-images") / _digest([str(self.directory)])
+        for path in (run, self.directory):
+            path.mkdir(parents=True, exist_ok=True)
+        settings = self.directory / "storage.conf"
+        settings.write_text(
+            f'[storage]\ndriver = "overlay"\nrunroot = "{run}"\ngraphroot = "{self.directory / "storage"}"\n'
+        )
+        environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(settings)}
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            said = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+            raise Unavailable(f"{command[0]} {command[1]} failed, so the images could not be built:\n{said}")
+        return done
+
+    def buildah(self, *words: str | Path) -> str:
+        return self.run("buildah", *words).stdout.strip()
+
+    def holding(self, image: Image) -> str:
+        """The image's reference in this storage, brought in from its archive if another one bears its name."""
+        note = self.directory / "holds"
+        if not note.exists() or note.read_text() != image.archive.name:
+            self.buildah("pull", f"docker-archive:{image.archive}")
+            note.write_text(image.archive.name)
+            return image.reference
+        return f"localhost/{FLAVOURS[image.flavour].tag}"
+
+    def export(self, reference: str, archive: Path, name: str) -> None:
+        """Write an image to an archive under a name; the archive is there whole or not at all.
+
+        Docker's format, since an OCI archive is always compressed: a minute of work, and another to import it.
+        """
+        partial = archive.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        self.buildah("push", "--quiet", "--disable-compression", reference, f"docker-archive:{partial}:{name}")
+        partial.rename(archive)
+
+    def remove(self) -> None:
+        # overlay's directory is a mount point of itself
+        subprocess.run(["umount", "-l", self.directory / "storage" / "overlay"], capture_output=True)
+        shutil.rmtree(self.directory)
+
+
+def _image(flavour: str) -> Image:
+    ours = FLAVOURS[flavour]
+    base = BASES[flavour]
+    recipe_files = [ROOT / "images" / name for name in (ours.dockerfile, ours.lock, "requirements-build.txt")]
+    recipe = _digest([base.suite, base.key, *recipe_files])
+    store = Store(_cache() / flavour / recipe)
+    source = _digest([*(ROOT / name for name in FILES), *_sources()])
+    image = Image(flavour, f"docker.io/library/{ours.tag}", store.directory / f"{source}.docker.tar")
+    if image.archive.exists():
+        return image
+    with locked(_cache() / "lock"):
+        if not image.archive.exists():
+            _check_machine()
+            _build(image, store, base)
+            _forget(sorted(store.directory.glob("*.tar"), key=_age)[KEPT:])
+            _forget(sorted(store.directory.parent.iterdir(), key=_age)[KEPT:])
+    return image
+
+
+def _build(image: Image, store: Store, base: Base) -> None:
+    tag = FLAVOURS[image.flavour].tag
+    base_archive = _base(base)
+    new = not (store.directory / "storage").exists()
+    say(f"building {tag}" + (f" (about {DURATIONS[image.flavour]})" if new else ": the source has changed"))
+    began = time.monotonic()
+    reference = store.buildah("pull", "--quiet", f"docker-archive:{base_archive}")
+    store.run(sys.executable, "images/build.py", image.flavour, "--builder", "buildah", "--base", reference)
+    built = time.monotonic()
+    store.export(f"localhost/{tag}", image.archive, image.reference)
+    (store.directory / "holds").write_text(image.archive.name)
+    size = image.archive.stat().st_size / 1e6
+    say(f"built {tag} in {built - began:.0f} s, exported {size:,.0f} MB in {time.monotonic() - built:.0f} s")
+
+
+def _base(base: Base) -> Path:
+    """The archive of a base image, made by debootstrap if it is not there."""
+    archive = _cache() / "bases" / f"{base.suite}-{base.key}.docker.tar"
+    if archive.exists():
+        return archive
+    say(f"making a minimal Debian {base.suite} with debootstrap (about a minute)")
+    store = Store(archive.parent / f"{base.suite}-{base.key}")
+    container = store.buildah("from", "scratch")
+    root = store.buildah("mount", container)
+    include = [f"--include={','.join(base.packages)}"] if base.packages else []
+    store.run("debootstrap", "--variant=minbase", *include, base.suite, root)
+    for leftovers in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        for path in (Path(root) / leftovers).iterdir():
+            if path.is_file():
+                path.unlink()
+    name = f"localhost/cai-base:{base.suite}"
+    store.buildah("commit", "--quiet", "--rm", container, name)
+    store.export(name, archive, name)
+    store.remove()
+    return archive
+
+
+def _check_machine() -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise Unavailable("images for the test cluster are built by root on Linux (debootstrap, buildah)")
+    missing = [program for program in ("buildah", "debootstrap") if not shutil.which(program)]
+    if missing:
+        install(*missing)
+
+
+def _sources() -> list[Path]:
+    found = [path for name in SOURCES for path in (ROOT / name).rglob("*")]
+    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _digest(parts: Sequence[str | Path]) -> str:
+    """Of words, and of files with their place in the repository."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            content = part.read_bytes()
+            digest.update(f"file {part.relative_to(ROOT)} {len(content)}\n".encode() + content)
+        else:
+            digest.update(f"word {part}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _forget(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            Store(path).remove()
+        else:
+            path.unlink()
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def _cache() -> Path:
+    return cache_root() / "images"
+
+
+if __name__ == "__main__":
+    try:
+        for image in build(*(sys.argv[1:] or ("operator", "jobs-cpu"))).values():
+            print(f"{image.reference:44} {image.archive}")
+    except Unavailable as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,90 @@
+"""Jobs as engine nemo renders them, really run: only the Python and NVIDIA's script are others."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from cai_jobs.contract import artifacts
+from cai_operator import texts
+from cai_operator.engines import nemo
+from cai_operator.engines.run import Run
+from cai_operator.places import Places
+from cai_operator.plan import node_keys
+from cai_operator.stages import active
+from cai_operator.validation import parse_pipeline
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+ROWS = 300
+
+
+@pytest.fixture
+def job(tmp_path):
+    """The job of a node, for artifacts below `tmp_path`."""
+    with tarfile.open(tmp_path / "ready.nemo", "w") as archive:
+        for name, content in (("./model_config.yaml", b"a: 1"), ("./1a2b_tokenizer.model", b"pieces")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    pipeline = parse_pipeline(
+        {
+            "apiVersion": "cai.dev/v1alpha1",
+            "kind": "CAIPipeline",
+            "metadata": {"name": "tiny"},
+            "spec": {
+                "engine": "nemo",
+                "models": {"base": {"path": str(tmp_path / "ready.nemo")}},
+                "judge": {"url": "https://judge/v1/chat/completions", "model": "m"},
+            },
+        }
+    )
+    keys, _ = node_keys(pipeline.spec, {})
+    places = Places(str(tmp_path), lambda name: f"{tmp_path}/texts/{name}", lambda _, port: ("localhost", port))
+
+    def make(node):
+        used = texts.of_node(pipeline.spec, node, {})
+        return nemo.job(Run(pipeline, active(pipeline.spec)[node], keys, used, None, places))
+
+    return make
+
+
+def run(workload, *habits):
+    parts = [sys.executable if part == "/opt/cai/bin/python" else part for part in workload.command]
+    if "--" in parts:
+        place = parts.index("--") + 1
+        assert parts[place] == "python"
+        assert parts[place + 1].startswith("/opt/NeMo")
+        parts[place : place + 2] = [sys.executable, str(STAND_IN), *(f"--habit={habit}" for habit in habits)]
+    return subprocess.run(parts, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_from_a_ready_file_to_a_tuned_one(job, tmp_path):
+    models = run(job("models"))
+    assert models.returncode == 0, models.stderr
+    made = tmp_path / str(job("models").artifact)
+    assert (made / "base/model.nemo").is_file()
+    assert (made / "base/tokenizer/tokenizer.model").read_bytes() == b"pieces"
+
+    rows = job("slData")
+    header = json.dumps({"stage": "slData", "key": rows.key, "parameters": {}, "inputs": {}})
+    with artifacts.open_artifact(tmp_path / str(rows.artifact), header, tmp_path) as artifact:
+        (artifact.path / "sl_cai_train.jsonl").write_text("{}\n" * ROWS)
+        (artifact.path / "sl_cai_validation.jsonl").write_text("{}\n")
+        artifact.publish()
+
+    early = run(job("sft"), "early")
+    assert early.returncode == 1, early.stderr
+    assert "left at saved step 2 of 4 with exit code 0" in early.stderr
+    done = run(job("sft"))
+    assert done.returncode == 0, done.stderr
+    manifest = artifacts.verify(tmp_path / str(job("sft").artifact))
+    assert [entry["path"] for entry in manifest["files"]] == ["metrics.jsonl", "model.nemo"]
+    assert manifest["key"] == job("sft").key
+    assert manifest["inputs"] == {"models": job("models").key, "slData": rows.key}
+    assert not (tmp_path / f"{job('sft').artifact}.partial").exists()
