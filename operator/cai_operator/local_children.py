@@ -252,8 +252,16 @@ class Children:
             # somebody else took it in the meantime: the next plan renders the command anew, with another one
             self._ports.pop(workload.name, None)
             child.stale = True
+            self._stop_jobs_of(workload.node)
             return
         self._start(child, secrets, tuple(devices))
+
+    def _stop_jobs_of(self, node: str) -> None:
+        """A job that runs knows the old port; it is started again with the new one, which is no failure of its own."""
+        for child in self._children.values():
+            if child.workload.node == node and child.workload.kind == Kind.JOB and child.process is not None:
+                self._dismiss(child)
+                child.state = JobState.PENDING
 
     def _has_lost_its_port(self, workload: Workload) -> bool:
         return (

@@ -99,8 +99,11 @@ class Pipeline:
         return subprocess.run(command, cwd=self.directory, env=environment(), capture_output=True, text=True)
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """Kill a run that a failed test would leave behind, and everything it started."""
+        """Kill a run that a failed test would leave behind, and everything it started; print what it said."""
         if process.poll() is None:
+            print(self.output()[-6000:])
+            for log in sorted(self.workdir.rglob("*.log")):
+                print(f"--- {log.relative_to(self.workdir)}\n{log.read_text(errors='replace')[-1500:]}")
             process.kill()
             process.wait()
         wait_for(lambda: not self.processes(), "the programs of a killed run to end")

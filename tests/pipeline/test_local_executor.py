@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,7 @@ class Plan:
         done = all(states.get(w.name) == JobState.SUCCEEDED for w in jobs)
         failed = JobState.FAILED in states.values() or any(seen.failed for seen in observed.servers.values())
         ready = all(w.name in observed.servers and observed.servers[w.name].ready for w in servers)
+        jobs = [self.rendered(w, address_of) for w in jobs]
         apply = list(servers) if self.serve or not done else []
         started = [w for w in jobs if w.name in observed.jobs]
         apply += jobs if ready else started
@@ -83,7 +85,10 @@ class Plan:
         return SimpleNamespace(apply=apply if not failed else [], delete=delete, status=new, events=())
 
     def rendered(self, workload: Workload, address_of) -> Workload:
-        _, port = address_of(workload.name, workload.probe.port)
+        asked = [w for w in self.workloads if w.kind == Kind.SERVER and w.node == workload.node]
+        if not asked:
+            return workload
+        _, port = address_of(asked[0].name, asked[0].probe.port)
         return replace(workload, command=tuple(part.replace("{port}", str(port)) for part in workload.command))
 
 
@@ -98,9 +103,9 @@ class Quiet:
         self.sentences.append(sentence)
 
 
-def run(tmp_path: Path, *workloads: Workload, **options):
+def run(tmp_path: Path, *workloads: Workload, timing: Timing = QUICK, **options):
     plan = Plan(list(workloads))
-    outcome = execute(plan, tmp_path, Quiet(), timing=QUICK, **options)
+    outcome = execute(plan, tmp_path, Quiet(), timing=timing, **options)
     return outcome, plan.observed
 
 
@@ -293,6 +298,39 @@ sys.exit(1)
     outcome, seen = run(tmp_path, server("model", port), job("ask", ask, retries=0))
     assert outcome.status.phase == "Succeeded", seen
     assert starts(tmp_path / "logs" / "model.log", port) == 2
+
+
+def test_a_job_is_told_where_a_server_is_that_has_lost_its_port(tmp_path):
+    port, died = free_port(), tmp_path / "died"
+    ask = f"""
+import urllib.request
+url = "http://127.0.0.1:" + flags["--port"]
+if count({str(tmp_path / "tries")!r}) == 1:
+    try:
+        urllib.request.urlopen(url + "/die")
+    except OSError:
+        open({str(died)!r}, "w").close()
+    time.sleep(60)
+urllib.request.urlopen(url + "/ready")
+say(metrics=dict(port=int(flags["--port"])))
+"""
+
+    def take_the_port() -> None:
+        while not died.exists():
+            time.sleep(0.005)
+        busy.bind(("127.0.0.1", port))
+        busy.listen()
+
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief = threading.Thread(target=take_the_port)
+        thief.start()
+        asker = job("ask", ask, "--port", "{port}", node="model", retries=0)
+        outcome, seen = run(tmp_path, server("model", port), asker, timing=replace(QUICK, backoff_s=1.0))
+        thief.join()
+        assert busy.getsockname()[1] == port
+    assert outcome.status.phase == "Succeeded", seen
+    assert seen.jobs["ask"].last_word["metrics"]["port"] != port
 
 
 def test_a_server_that_cannot_stay_up_fails_with_its_last_sentence(tmp_path):

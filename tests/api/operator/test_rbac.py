@@ -32,7 +32,7 @@ def test_everything_is_needed_and_nothing_more(
         client.delete(LEASE.path(SYSTEM, "cai-operator"))
     # as it is shipped: for all namespaces
     make_operator(proxy.url, CAI_NAMESPACES="", CAI_LEASE_NAMESPACE=SYSTEM).start()
-    _do_all_it_ever_does(api, player)
+    _do_all_it_ever_does(api, player, proxy)
 
     # of namespaces of other tests, which are going, it may see more
     ours = [request for request in proxy.requests if request.namespace in ("", SYSTEM, api.namespace)]
@@ -57,7 +57,7 @@ def rights_of(path: Path) -> set[Right]:
     return rights
 
 
-def _do_all_it_ever_does(api: Api, player: Player) -> None:
+def _do_all_it_ever_does(api: Api, player: Player, proxy: FaultProxy) -> None:
     # a Job without pods, whose events say why
     api.create(QUOTA, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
     wait_for(lambda: (api.get(QUOTA, "none") or {}).get("status", {}).get("hard"), "the quota to be in force")
@@ -74,6 +74,7 @@ def _do_all_it_ever_does(api: Api, player: Player) -> None:
     # a running program, whose log is read, and whose stage changes
     player.wait_for_running("slData")
     wait_for(lambda: api.node("pocket", "slData").get("state") == "Running", "slData to be seen running")
+    wait_for(lambda: [r for r in proxy.requests if r.full_resource == "pods/log"], "its log to be read")
     api.patch(PIPELINE, "pocket", {"spec": {"stages": {"slData": {"numExamples": 8}}}})
     wait_for(lambda: len(player.running("slData")) == 2, "slData to run anew")
     # something of an earlier version of the operator

@@ -165,7 +165,7 @@ def test_stop_strings_end_a_row_and_leave_the_text_before_them(model: Any) -> No
 
 
 def test_a_batch_without_clients_stops(model: Any) -> None:
-    rows = [row(model, n, Sampling(max_tokens=150)) for n in range(3)]
+    rows = [row(model, n, Sampling(max_tokens=150), seed=n) for n in range(3)]
     seen: list[str] = []
 
     def leave(text: str) -> None:

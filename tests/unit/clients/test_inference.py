@@ -479,7 +479,8 @@ def test_a_replica_that_comes_back_by_another_request_gets_its_sentences() -> No
 
 
 def test_closing_the_client_ends_what_waits() -> None:
-    model = Model("ours", after=lambda: asyncio.sleep(60))
+    release = asyncio.Event()
+    model = Model("ours", after=release.wait)
 
     async def use(server: InferenceServer) -> None:
         asked = [asyncio.create_task(one(server, "s", row, question(f"q{row}"))) for row in range(40)]
@@ -488,6 +489,7 @@ def test_closing_the_client_ends_what_waits() -> None:
         await server.close()
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(problem) for problem in found} == {RuntimeError}
+        release.set()
 
     with_server(model, use)
 
