@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Self
 
 from cai_jobs.contract.artifacts import sync_path
 from cai_jobs.contract.program import InputError, RetryableError
+from cai_jobs.formats import quick_json
 from cai_jobs.formats.jsonl import line_of
 
 FORMAT = 1
@@ -86,7 +87,7 @@ class Journal:
         if len(rows) != len(values):
             raise ValueError(f"{len(rows)} rows, but {len(values)} values")
         offset = self._end
-        self._append(line_of({"step": step, "rows": list(rows), "values": list(values)}))
+        self._append(quick_json.dump({"step": step, "rows": list(rows), "values": list(values)}) + b"\n")
         self._index(step, rows, offset)
         if time.monotonic() - self._synced_at >= self._interval_s:
             os.fdatasync(self._file.fileno())
@@ -132,7 +133,7 @@ class Journal:
                 raise RetryableError(f"{self._path or 'the journal'} was cut short by someone else; run again")
             line += piece[: piece.find(b"\n") + 1 or len(piece)]
             size *= 4
-        values: list[Any] = json.loads(line.decode())["values"]
+        values: list[Any] = quick_json.load(line)["values"]
         return values
 
     def _take_in(self, path: Path, head: Mapping[str, Any]) -> int:
@@ -160,7 +161,7 @@ class Journal:
 def _parse(line: bytes) -> dict[str, Any] | None:
     """A whole line's entry, or None for a damaged one."""
     try:
-        entry = json.loads(line.decode()) if line.endswith(b"\n") else None
+        entry = quick_json.load(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
     if not isinstance(entry, dict):
