@@ -248,7 +248,8 @@ async def _generate(
         retry_budget_s=args.retry_budget,
     )
     async with server, await make_judge(judging, server.replicas) as judge:
-        with Journal(path, _parameters(args, seeds.digest_all(all_prompts), server, judge)) as journal:
+        parameters = _parameters(args, seeds.digest_all(all_prompts), server, judge)
+        with Journal(path, parameters, progress=args.progress) as journal:
             rows = rl.Rows(prompts, args.temperatures, journal)
             # as many rows as fill the server, and those that wait for the judge meanwhile
             window = server.capacity + 2 * judging.concurrency

@@ -350,7 +350,7 @@ async def _generate(
     """Have all rows finished in a journal the stack holds open; the rows and what the server did for them."""
     async with await server as connected:
         parameters = inputs.parameters(connected.group) | connected.parameters()
-        rows = inputs.rows(seed, stack.enter_context(Journal(path, parameters)))
+        rows = inputs.rows(seed, stack.enter_context(Journal(path, parameters, progress=progress)))
         await sl.generate(rows, inputs.chosen, connected, rejected=rejected, progress=progress)
         done = connected.statistics()
         return rows, {name: done[name] for name in ("requests", "retries")}

@@ -100,7 +100,11 @@ class Trial:
     def draw(cls, generator: Generator, seed: int) -> Trial:
         chance = random.Random(f"{generator.name} {seed}")
         kills = [(chance.randint(1, most), chance.uniform(0, 0.04)) for most in (3, 12, 24)]
-        principles = ("--judge-mode", "principle", "--comparisons-per-prompt", "1")
+        more: tuple[str, ...] = ()
+        if generator is RL and seed % 2:
+            more = ("--judge-mode", "principle", "--comparisons-per-prompt", "1")
+        elif generator is SL and seed == 4:  # by OpenAI's protocol, where greedy prompts share requests
+            more = ("--greedy", "True")
         return cls(
             seed,
             ("ours", "openai", "megatron")[seed % 3],
@@ -108,7 +112,7 @@ class Trial:
             chance.choice([1, 3, 8, 40]),
             chance.choice([1, 2, 7]),
             tuple(kills),
-            principles if generator is RL and seed % 2 else (),
+            more,
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cai_jobs.clients.protocols import FIELDS, Ask, Megatron, OpenAI, Refused, Wire
+from cai_jobs.clients.protocols import FIELDS, Ask, Megatron, OpenAI, Refused
 from cai_jobs.clients.remote import RETRY_BUDGET_S, RefusedError
 from cai_jobs.clients.replicas import Replicas
 from cai_jobs.clients.scheduler import Scheduler
@@ -30,6 +30,8 @@ MOST_SENTENCES = 128
 DEFAULT_HOST, DEFAULT_PORT = "localhost", 5656
 # a locked server works on one request while the next one waits there; one with continuous batching takes what it gets
 MEGATRON_IN_FLIGHT, OPENAI_IN_FLIGHT = 2, 256
+# by OpenAI's protocol: enough to save most of what a request costs, few enough that none waits long for the longest
+OPENAI_SENTENCES = 8
 
 
 class InferenceServer:
@@ -70,7 +72,7 @@ class InferenceServer:
     @property
     def capacity(self) -> int:
         """Sentences that can be in work at once over all replicas."""
-        return self._scheduler.batch_size * self._scheduler.in_flight * len(self.replicas.all)
+        return self._scheduler.capacity
 
     def parameters(self) -> dict[str, Any]:
         """What of this, as JSON, the answers depend on."""
@@ -150,7 +152,7 @@ async def connect(
         template: lays dialogues out and reads answers.
         formatted: whether dialogues are sent as text laid out by `template`; else for the server's own chat template.
         seed: of the run; see `seeds.sampling`.
-        batch_size: most sentences a request; OpenAI's protocol has one.
+        batch_size: most sentences a request; OpenAI's protocol has 8 of greedy completions, and else one.
         api: its protocol; auto asks the server.
         model: the model's name for OpenAI's protocol; None for the first one the server lists.
         per_row_seeds: whether /generate takes `random_seeds`; None asks the server.
@@ -178,14 +180,16 @@ async def connect(
         raise
     independent = api == "openai" or greedy or bool(per_row_seeds)
     group = 1 if independent else batch_size
-    wire: Wire
-    if api == "openai":
-        wire, batch_size = OpenAI(options, template, formatted, model), 1
-    else:
-        wire = Megatron(options, template, bool(per_row_seeds))
     in_flight = requests_in_flight or (OPENAI_IN_FLIGHT if api == "openai" else MEGATRON_IN_FLIGHT)
+    if api == "openai":
+        completions = OpenAI(options, template, formatted, model)
+        most = min(batch_size, OPENAI_SENTENCES) if completions.takes_several else 1
+        scheduler = Scheduler(replicas, completions, most, in_flight, divisible=True, slots=in_flight)
+    else:
+        megatron = Megatron(options, template, bool(per_row_seeds))
+        scheduler = Scheduler(replicas, megatron, batch_size, in_flight, divisible=independent)
     return InferenceServer(
-        Scheduler(replicas, wire, batch_size, in_flight, divisible=independent),
+        scheduler,
         template,
         formatted=formatted,
         seed=seed,

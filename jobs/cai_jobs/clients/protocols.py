@@ -144,7 +144,10 @@ class Megatron:
 
 @dataclass
 class OpenAI:
-    """`POST /v1/completions` of text laid out here, else `/v1/chat/completions`; one prompt a request.
+    """`POST /v1/completions` of text laid out here, else `/v1/chat/completions`.
+
+    A request has one sampling seed, and what a server makes of it with several prompts is its own affair. So prompts
+    go together only where nothing is sampled; a chat always goes alone.
 
     Attributes:
         options, template: as Megatron's.
@@ -175,30 +178,38 @@ class OpenAI:
             if options.get(flag) not in (None, neutral) and not (greedy and name == "top_k"):
                 self._common[name] = options[flag]
 
+    @property
+    def takes_several(self) -> bool:
+        """Whether a request may have several prompts."""
+        return self.formatted and self._temperature == 0
+
     def body(self, asks: Sequence[Ask], temperature: float | None) -> dict[str, Any]:
-        """See Wire; there is one ask."""
-        (ask,) = asks
-        body = {**self._common, "seed": ask.seed}
-        if self.formatted:
-            body["prompt"] = ask.text
+        """See Wire."""
+        ask = asks[0]
+        body = dict(self._common)
+        if len(asks) > 1:
+            body["prompt"] = [ask.text for ask in asks]
+        elif self.formatted:
+            body |= {"prompt": ask.text, "seed": ask.seed}
         else:
+            body["seed"] = ask.seed
             body["messages"] = [{"role": turn["role"].lower(), "content": turn["content"]} for turn in ask.dialogue]
         chosen = self._temperature if temperature is None or self._temperature == 0 else temperature
         if chosen is not None:
             body["temperature"] = chosen
         return body
 
-    def read(self, value: Any, _asks: Sequence[Ask]) -> tuple[list[str], int | None]:
+    def read(self, value: Any, asks: Sequence[Ask]) -> tuple[list[str], int | None]:
         """See Wire."""
         try:
-            choice = value["choices"][0]
-            text = choice["text"] if self.formatted else choice["message"]["content"]
+            choices = [value["choices"][0]] if len(asks) == 1 else _in_order(value["choices"], len(asks))
+            texts = [choice["text"] if self.formatted else choice["message"]["content"] for choice in choices]
         except (TypeError, KeyError, IndexError) as problem:
             raise TryAgainError(f"it answered without an answer: {str(value)[:120]!r}", suspect=True) from problem
         usage = value.get("usage")
         tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
         ends = self.options.get("end_strings") or ()
-        return [self.template.cut(text or "", ends)], tokens if isinstance(tokens, int) else None
+        return [self.template.cut(text or "", ends) for text in texts], tokens if isinstance(tokens, int) else None
 
     def leaves_out(self, refusal: RefusedError, body: Body) -> bool:
         """Whether the refusal names a field that is vLLM's own; from then on it is left out, with a warning."""
@@ -210,3 +221,13 @@ class OpenAI:
             self._common.pop(name, None)
         self._left_out |= named
         return True
+
+
+def _in_order(choices: Sequence[Any], wanted: int) -> list[Any]:
+    """The choices of a list of prompts, one a prompt."""
+    ordered = sorted(choices, key=lambda choice: int(choice["index"]))
+    found = [choice["index"] for choice in ordered]
+    if found != list(range(wanted)):  # asked one by one it may do better
+        reason = f"of {wanted} prompts in a list it answered those numbered {found}"[:200]
+        raise RefusedError(f"the inference server: {reason}", 422, reason)
+    return ordered

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import email.utils
 import itertools
-import json
 import random
 import socket
 import time
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from cai_jobs.contract.program import InputError, RetryableError
+from cai_jobs.formats import quick_json
 
 BACKOFF_FIRST_S, BACKOFF_LIMIT_S = 0.25, 30.0
 RETRY_BUDGET_S = 900.0
@@ -34,8 +34,6 @@ KEEPALIVE_S = 4.0
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 SUSPECT_STATUS = frozenset({500, 504})
 SUSPECT_FAILURES = 10
-# json.dumps with separators makes an encoder each time
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -123,7 +121,7 @@ def alone(where: str, failure: TryAgainError) -> RefusedError:
 
 def encode(body: Any) -> bytes | None:
     """A request's body; None for none."""
-    return None if body is None else _to_json(body).encode()
+    return None if body is None else quick_json.dump(body)
 
 
 @dataclass(eq=False)
@@ -231,7 +229,7 @@ class Remote:
         if answer.status >= 300:
             self._complain(answer, content, path)
         try:
-            return json.loads(content)
+            return quick_json.load(content)
         except ValueError as problem:
             raise TryAgainError(f"its answer is not JSON: {_excerpt(content)!r}", suspect=True) from problem
 
@@ -284,7 +282,7 @@ def _excerpt(content: bytes) -> str:
 def _sentence(content: bytes) -> str:
     """The server's own words: a JSON string, or the usual fields of a JSON object, or the start of the text."""
     try:
-        value = json.loads(content)
+        value = quick_json.load(content)
     except ValueError:
         return _excerpt(content)
     for name in ("error", "message", "detail"):

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from cai_jobs.clients.remote import LOOPBACK, Patience, RefusedError, Remote, TryAgainError, alone, backoff, encode
@@ -28,6 +29,7 @@ class Replica:
     Attributes:
         remote: its address.
         in_flight: batches it has not answered yet.
+        sentences: in these.
         calls: other requests it has not answered yet.
         failures: in a row, since its last answer.
         rest_until: when it may be asked again, of time.monotonic().
@@ -36,6 +38,7 @@ class Replica:
 
     remote: Remote
     in_flight: int = 0
+    sentences: int = 0
     calls: int = 0
     failures: int = 0
     rest_until: float = 0.0
@@ -96,18 +99,15 @@ class Replicas:
         self._use(bases)
 
     def free(self, limit: int, now: float) -> Replica | None:
-        """A replica for a batch now: of those with fewer than `limit` batches the one with the fewest.
+        """A replica for a batch now: of those with fewer than `limit` batches the one with the fewest sentences.
 
         `now` is time.monotonic(), the same for all that is decided together: where no replica is free, one has a
         request under way, or `rest_s` of the same moment knows when its rest is over.
         """
         if now - self._looked_up > LOOKUP_INTERVAL_S:
             self._look_up_soon()
-        found, least = None, limit
-        for replica in self.all:
-            if replica.in_flight < least and replica.may_be_asked(now):
-                found, least = replica, replica.in_flight
-        return found
+        able = [replica for replica in self.all if replica.in_flight < limit and replica.may_be_asked(now)]
+        return min(able, key=attrgetter("sentences"), default=None)
 
     def idle(self, now: float) -> int:
         """How many replicas have no batch and may be asked."""

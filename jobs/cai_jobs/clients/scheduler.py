@@ -2,12 +2,14 @@
 
 Waiting sentences that may go together are put into requests of up to `batch_size`. A full request leaves as soon as a
 replica has room. A smaller one leaves when a replica has nothing to do and nothing was asked for a while: a server that
-is busy would not be done sooner by it, and by then there may be more.
+is busy would not be done sooner by it, and by then there may be more. A server that continues batches takes new
+sentences as others end: there, a smaller one leaves at once as long as the server may have slots to fill.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -26,6 +28,10 @@ STRINGS_BELIEVED, STRINGS_BEFORE_HALVING, STRING_WAIT_S = 6, 2, 0.2
 # how long nothing may be asked before a request leaves that is not full: time enough for rows to take an answer and
 # ask on, and no more than this share of the time a request takes; rows that trickle in are waited for ten times that
 QUIET_S, QUIET_SHARE, MOST_QUIETS = 0.003, 0.01, 10
+# sentences of a group wait for its longest: so many times its slots keep a server that continues batches full
+SENTENCES_A_SLOT = 4
+# so many requests of a size none of which was answered: the server takes fewer sentences a request
+OVERSIZED = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +59,7 @@ class Scheduler:
         batch_size: most sentences a request.
         in_flight: most requests a replica.
         divisible: whether a sentence's answer does not depend on the request it is in.
+        slots: how many sentences a replica works on at once, if it continues batches and takes several a request.
 
     Attributes:
         answered: requests answered so far.
@@ -60,11 +67,21 @@ class Scheduler:
         tokens: in these, None where the servers do not tell.
     """
 
-    def __init__(self, replicas: Replicas, wire: Wire, batch_size: int, in_flight: int, divisible: bool) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        wire: Wire,
+        batch_size: int,
+        in_flight: int,
+        divisible: bool,
+        slots: int | None = None,
+    ) -> None:
         self.replicas, self.batch_size, self.in_flight = replicas, batch_size, in_flight
         self.answered, self.sentences = 0, 0
         self.tokens: int | None = None
-        self._wire, self._divisible = wire, divisible
+        self._wire, self._divisible, self._slots = wire, divisible, slots
+        self._most_sentences = batch_size * in_flight if slots is None else SENTENCES_A_SLOT * slots
+        self._largest_answered = self._oversized = 0
         self._waiting: dict[tuple[float | None, Hashable], deque[Ask]] = {}
         self._ready: deque[Request] = deque()
         self._unsettled: set[Ask] = set()
@@ -75,7 +92,13 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         self._incomplete_since: float | None = None
         self._took_s = 0.0
+        self._sending = False
         replicas.changed = self._send
+
+    @property
+    def capacity(self) -> int:
+        """Sentences that can be in work at once over all replicas."""
+        return min(self.batch_size * self.in_flight, self._most_sentences) * len(self.replicas.all)
 
     def ask_together(self, asks: Sequence[Ask], temperature: float | None) -> None:
         """Have a request of just these sentences sent; each ask's future gets its answer or Refused.
@@ -99,7 +122,7 @@ class Scheduler:
         if waiting is None:
             waiting = self._waiting[key] = deque()
         waiting.extend(asks)
-        self._send()
+        self._send_soon()
 
     async def close(self) -> None:
         """Give up what is still asked for and close the connections."""
@@ -122,7 +145,7 @@ class Scheduler:
         if self._broken is not None:
             return
         now = time.monotonic()
-        while (key := self._oldest(self.batch_size)) is not None or self._ready:
+        while (key := self._oldest(self._least(now))) is not None or self._ready:
             replica = self.replicas.free(self.in_flight, now)
             if replica is None:
                 self._look_again(self.replicas.rest_s(now))
@@ -133,6 +156,28 @@ class Scheduler:
                 self._start(self._take(key, self.batch_size), replica)
         if any(self._waiting.values()):
             self._look_again(self._quiet_s() if self.replicas.idle(now) else self.replicas.rest_s(now))
+
+    def _send_soon(self) -> None:
+        """Send once all that is ready to run now has had its turn, so that what is asked for in a row goes together."""
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().call_soon(self._send_now)
+
+    def _send_now(self) -> None:
+        self._sending = False
+        try:
+            self._send()
+        except Exception as problem:  # whatever it is, rows wait for these answers
+            self._break(problem)
+
+    def _least(self, now: float) -> int:
+        """How many sentences must wait for a request to leave."""
+        if self._slots is None or self.batch_size == 1:
+            return self.batch_size
+        fewest = min((each.sentences for each in self.replicas.all if each.may_be_asked(now)), default=0)
+        if fewest < self._slots:
+            return 1
+        return self.batch_size if fewest < self._most_sentences else sys.maxsize
 
     def _oldest(self, least: int) -> tuple[float | None, Hashable] | None:
         """Of the kinds with at least so many sentences, the one that waits for longest."""
@@ -185,6 +230,7 @@ class Scheduler:
         if request.answers is None:
             request.answers = self.replicas.patience.answers
         replica.begin()
+        replica.sentences += len(request.asks)
         task = asyncio.get_running_loop().create_task(self._serve(request, replica))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -206,6 +252,7 @@ class Scheduler:
                 self._took_s = time.monotonic() - begun
                 self.answered += 1
                 self.sentences += len(answers)
+                self._largest_answered = max(self._largest_answered, len(answers))
                 if tokens is not None:
                     self.tokens = (self.tokens or 0) + tokens
                 for ask, answer in zip(request.asks, answers, strict=True):
@@ -214,7 +261,8 @@ class Scheduler:
             self._break(problem)
         finally:
             replica.end()
-        self._send()
+            replica.sentences -= len(request.asks)
+        self._send_soon()
 
     def _failed(self, request: Request, replica: Replica, failure: TryAgainError) -> None:
         request.suspected += failure.suspect
@@ -231,7 +279,7 @@ class Scheduler:
         if self._wire.leaves_out(refusal, body):
             self._ready.append(request)
             return
-        self._refused += 1
+        self._learn_size(len(request.asks))
         if refusal.status not in ROW_REFUSALS:
             hint = "; see that --host and --port are an inference server's" if refusal.status in (404, 405) else ""
             raise InputError(f"{refusal}{hint}")
@@ -251,6 +299,15 @@ class Scheduler:
                 self._ready.append(Request(part, request.temperature, suspected=suspected, answers=request.answers))
         else:
             self._settle(request.asks[0], Refused(refusal.reason))
+
+    def _learn_size(self, refused: int) -> None:
+        """Note that so many sentences were refused: maybe the server takes no list of them, or a shorter one."""
+        if self._slots is None or refused == 1:
+            self._refused += 1
+        elif refused > self._largest_answered:
+            self._oversized += 1
+            if self._oversized >= OVERSIZED:
+                self.batch_size, self._oversized = min(self.batch_size, refused // 2), 0
 
     def _again(self, request: Request) -> None:
         self._ready.append(request)

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 SAMPLING_SEED_BITS = 31
 
 Item = TypeVar("Item")
+# json.dumps with separators makes an encoder each time
+_to_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def draw(seed: int, purpose: str, *parts: int | str | float) -> int:
     """A 64-bit number that depends on nothing but its arguments."""
-    text = json.dumps([seed, purpose, *parts], ensure_ascii=True, separators=(",", ":"))
+    text = _to_json([seed, purpose, *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar, overload
 
+from cai_jobs.formats import quick_json
 from cai_jobs.formats.jsonl import line_of
 
 Item = TypeVar("Item")
@@ -50,7 +50,7 @@ class Spool(Sequence[Item]):
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(len(self)))]
         number = range(len(self))[place]  # counts from the end where negative, and complains where outside
-        value: Item = json.loads(self._read(self._ends[number], self._ends[number + 1]).decode())
+        value: Item = quick_json.load(self._read(self._ends[number], self._ends[number + 1]))
         return value
 
     def __iter__(self) -> Iterator[Item]:
@@ -61,7 +61,7 @@ class Spool(Sequence[Item]):
             while last < len(self) and self._ends[last + 1] - self._ends[first] <= READ_AHEAD:
                 last += 1
             for line in self._read(self._ends[first], self._ends[last]).splitlines():
-                yield json.loads(line.decode())
+                yield quick_json.load(line)
             first = last
 
     def __del__(self) -> None:

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, Self
 
 from cai_jobs.contract.artifacts import sync_path
 from cai_jobs.contract.program import InputError, RetryableError
+from cai_jobs.contract.progress import Progress
+from cai_jobs.formats import quick_json
 from cai_jobs.formats.jsonl import line_of
 
 FORMAT = 1
@@ -29,6 +31,9 @@ PLACE_BITS = 20
 """A value's address is its line's offset in the file, shifted by these, and its place in the line; 0 is none, since the
 first line holds no values."""
 FIRST_READ = 1 << 12
+MIB = 1 << 20
+LONG = 64 * MIB
+"""A file that takes more than a moment to read."""
 SHOWN = 60
 MISSING = "not set"
 
@@ -41,13 +46,21 @@ class Journal:
         parameters: JSON values on which the finished work depends.
         sync_interval_s: at most so often the file is synced to the disk. What a killed process has added is safe
             anyway; syncing guards against power cuts.
+        progress: the value of --progress, for the reading of a long file.
 
     Raises:
         InputError: the file was written under other parameters; the sentence names them.
     """
 
-    def __init__(self, path: Path | None, parameters: Mapping[str, Any], sync_interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        parameters: Mapping[str, Any],
+        sync_interval_s: float = 1.0,
+        progress: str = "none",
+    ) -> None:
         self._path, self._interval_s, self._synced_at = path, sync_interval_s, time.monotonic()
+        self._progress = progress
         self._addresses: dict[str, array[int]] = {}
         self._counts: dict[str, int] = {}
         self._values_at = lru_cache(LINES_KEPT)(self._read_values)
@@ -86,7 +99,7 @@ class Journal:
         if len(rows) != len(values):
             raise ValueError(f"{len(rows)} rows, but {len(values)} values")
         offset = self._end
-        self._append(line_of({"step": step, "rows": list(rows), "values": list(values)}))
+        self._append(quick_json.dump({"step": step, "rows": list(rows), "values": list(values)}) + b"\n")
         self._index(step, rows, offset)
         if time.monotonic() - self._synced_at >= self._interval_s:
             os.fdatasync(self._file.fileno())
@@ -132,13 +145,14 @@ class Journal:
                 raise RetryableError(f"{self._path or 'the journal'} was cut short by someone else; run again")
             line += piece[: piece.find(b"\n") + 1 or len(piece)]
             size *= 4
-        values: list[Any] = json.loads(line.decode())["values"]
+        values: list[Any] = quick_json.load(line)["values"]
         return values
 
     def _take_in(self, path: Path, head: Mapping[str, Any]) -> int:
         """Index what is whole and return how many bytes that is."""
-        whole = 0
-        with path.open("rb") as file:
+        whole, size = 0, path.stat().st_size
+        mode = self._progress if size >= LONG else "none"
+        with path.open("rb") as file, Progress(size // MIB, "MB", "reading the journal", mode) as bar:
             for number, line in enumerate(file, start=1):
                 entry = _parse(line)
                 if entry is None or (number == 1) != ("journal" in entry):
@@ -148,19 +162,21 @@ class Journal:
                     )
                     break
                 if number == 1:
-                    if path.stat().st_size == len(line):
+                    if size == len(line):
                         break  # nothing was finished: it is begun anew, under whatever parameters
                     _check_head(path, entry, head)
                 else:
                     self._index(entry["step"], entry["rows"], whole)
                 whole += len(line)
+                if whole // MIB > bar.done:  # a line takes less time than to tell of it
+                    bar.advance(whole // MIB - bar.done)
         return whole
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """A whole line's entry, or None for a damaged one."""
     try:
-        entry = json.loads(line.decode()) if line.endswith(b"\n") else None
+        entry = quick_json.load(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
     if not isinstance(entry, dict):

@@ -66,6 +66,21 @@ def test_a_value_added_again_replaces_the_first(tmp_path: Path) -> None:
         assert (journal["s", 0], journal["s", 1], journal.count("s")) == ("new", "kept", 2)
 
 
+def test_the_reading_of_a_long_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path / "j", {}) as journal:
+        for row in range(5):
+            journal.add("s", [row], ["x" * journal_module.MIB])
+    with Journal(tmp_path / "j", {}, progress="json"):
+        assert not capsys.readouterr().out
+    monkeypatch.setattr(journal_module, "LONG", 4 * journal_module.MIB)
+    with Journal(tmp_path / "j", {}, progress="json") as journal:
+        assert journal.count("s") == 5
+    told = [json.loads(line)["progress"] for line in capsys.readouterr().out.splitlines()]
+    assert [(each["done"], each["total"], each["unit"]) for each in (told[0], told[-1])] == [(0, 5, "MB"), (5, 5, "MB")]
+
+
 def test_rows_and_values_must_be_as_many(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", {}) as journal, pytest.raises(ValueError, match="2 rows, but 1 values"):
         journal.add("s", [0, 1], ["a"])
