@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cai_jobs.contract import artifacts
 from cai_jobs.contract.peers import RANK
 from cai_jobs.nemo import inputs
 from cai_jobs.nemo.server import until_ended
@@ -35,7 +37,18 @@ def serve_actor(args: argparse.Namespace, command: Sequence[str]) -> NoReturn:
     """
     inputs.check(args.input, args.check_inputs or "sizes")
     target: Path = args.serves
-    meeting = Meeting(target.with_name(target.name + ".partial"))
+    partial = target.with_name(target.name + ".partial")
+    try:
+        _live(args, command, Meeting(partial))
+    finally:
+        # started once more after the actor had published, or for an actor that had nothing to do: what it has left
+        # there goes on nowhere
+        if artifacts.read(target) is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _live(args: argparse.Namespace, command: Sequence[str], meeting: Meeting) -> NoReturn:
+    """Start the program, and again whenever that is ordered."""
     rank, wrapper = int(os.environ.get(RANK, "0")), f"{socket.gethostname()}-{time.time_ns()}"
     # what was ordered before this start was for an earlier one; the plan waits until this one serves
     order = meeting.order()

@@ -9,7 +9,7 @@ which alone it goes on. The critic ends on SIGINT only. The actor waits for ever
 
 Habits of the actor, each once in a work directory: `dies-between` and `dies-between-other` (killed between the critic's
 save and its own, at step 4; the other saves itself first), `forgets-critic` (its last save is not the critic's),
-`slow` (as long as the file `hold` is in its directory it stays before step 4).
+`slow` (as long as the file `hold` is in its directory it stays before step 4), `steady` (takes its time for a step).
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ def train_actor(log_dir: Path, port: int, steps: int, habits: set[str]) -> None:
         show(learner.step, steps, "")
         while "slow" in habits and learner.step == 3 and (log_dir / "hold").exists():
             time.sleep(0.05)
+        if "steady" in habits:
+            time.sleep(0.3)
         value = call(port, "critic_infer")
         call(port, "critic_train", learner.learnt)
         learner.learn(value)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,8 @@ class Pod:
 
     def kill(self) -> None:
         """The whole container at once: the wrapper and all below it."""
+        if self.process.poll() is not None:
+            return  # it has just ended, and comes again
         self.process.send_signal(signal.SIGSTOP)  # it must not tell what it sees of this
         for process in [*children(self.process.pid), self.process.pid]:
             os.kill(process, signal.SIGKILL)
@@ -243,6 +247,33 @@ def test_both_killed(unit):
     actor.kill()
     hold.unlink()
     assert actor.await_end() == 0, actor.log
+    unit.assert_ended_as_undisturbed()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kills_at_any_moment(unit, seed):
+    """At their start, while they settle, in the middle of saves, at the end: whenever it comes to that."""
+    moments = random.Random(seed)
+    critic, actor = unit.critic(), unit.actor("steady")
+    for _ in range(5):
+        time.sleep(moments.uniform(0.3, 4.0))
+        if actor.codes[-1:] == [0]:
+            break
+        moments.choice([critic, actor]).kill()
+    assert actor.await_end() == 0, actor.log
+    critic.end()
+    unit.assert_ended_as_undisturbed()
+
+
+def test_a_critic_of_an_actor_that_had_published_leaves_nothing(unit):
+    critic, first = unit.critic(), unit.actor()
+    assert first.await_end() == 0, first.log
+    critic.end()
+    critic = unit.critic()
+    wait_for(lambda: unit.partial.exists(), "the critic to serve, as the plan wants it to before it makes a Job")
+    again = unit.actor("dies-between")
+    assert again.await_end() == 0
+    critic.end()
     unit.assert_ended_as_undisturbed()
 
 
