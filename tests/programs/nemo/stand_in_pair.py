@@ -152,15 +152,25 @@ def train_actor(log_dir: Path, port: int, steps: int, habits: set[str]) -> None:
     save_model(learner.folder / "megatron_gpt_ppo_actor.nemo", int(learner.learnt[:12], 16))
 
 
+def follow(log_dir: Path) -> None:
+    """The part of another machine: it listens to nobody, and waits for the first one."""
+    with (log_dir / "starts-1").open("a") as file:
+        file.write("-\n")
+    while not list(log_dir.glob("checkpoints/*.nemo")) and log_dir.exists():
+        time.sleep(0.05)
+
+
 def main() -> None:
     habits = {word.removeprefix("--habit=") for word in sys.argv if word.startswith("--habit=")}
     settings = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word and not word.startswith("--"))
     log_dir = Path(settings["exp_manager.explicit_log_dir"])
     log_dir.mkdir(parents=True, exist_ok=True)
-    if sys.argv[1] == "critic":
+    if os.environ.get("PET_NODE_RANK", "0") != "0":
+        follow(log_dir)
+    elif sys.argv[1] == "critic":
         serve_critic(log_dir, int(settings["trainer.ppo.port"]))
     else:
-        train_actor(log_dir, int(settings["remote_critic_rm.critic.port"]), int(settings["steps"]), habits)
+        train_actor(log_dir, int(settings["remote_critic_rm.critic.port"]), int(settings.get("steps", 4)), habits)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ HEADER = json.dumps({"stage": "ppo", "key": KEY, "parameters": {}, "inputs": {}}
 class Pod:
     """A wrapper that is started again when it ends with a failure, as a pod is."""
 
-    def __init__(self, command: list[str], log: Path, again: bool) -> None:
+    def __init__(self, command: list[str], log: Path, again: bool, rank: int | None) -> None:
         self._command, self._log, self._again = command, log, again
+        ranks = {"PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": "1"}
+        self._environment = {**os.environ, **(ranks if rank is not None else {})}
         self._over = threading.Event()
         self.codes: list[int] = []
         self._start()
@@ -38,7 +40,7 @@ class Pod:
 
     def _start(self) -> None:
         with self._log.open("a") as out:
-            self.process = subprocess.Popen(self._command, stdout=out, stderr=out)
+            self.process = subprocess.Popen(self._command, stdout=out, stderr=out, env=self._environment)
 
     def _look_after(self) -> None:
         while True:
@@ -90,18 +92,18 @@ class Unit:
         (place / "rows.jsonl").write_text("{}\n" * STEPS)
         self.pods: list[Pod] = []
 
-    def critic(self, *flags: str, again: bool = True) -> Pod:
+    def critic(self, *flags: str, again: bool = True, rank: int | None = None) -> Pod:
         command = ["--serve", "--stop-signal", "INT", "--serves", str(self.target), "--grace-s", "5", *flags]
         settings = [f"exp_manager.explicit_log_dir={self.partial}/critic", f"trainer.ppo.port={self.port}"]
-        return self._pod("critic", [*command, "--", sys.executable, str(STAND_IN), "critic", *settings], again)
+        return self._pod("critic", [*command, "--", sys.executable, str(STAND_IN), "critic", *settings], again, rank)
 
-    def actor(self, *habits: str, again: bool = True) -> Pod:
+    def actor(self, *habits: str, again: bool = True, rank: int | None = None) -> Pod:
         command = [
             *("--artifact-dir", str(self.target), "--artifact-header", HEADER, "--model", "megatron_gpt_ppo_actor"),
             *("--rows", str(self.place / "rows.jsonl"), "--poll-s", "0.1", "--linger-s", "2", "--grace-s", "1"),
             *("--termination-message", str(self.place / "word"), "--progress", "json"),
             *("--critic-host", "127.0.0.1", "--critic-port", str(self.port), "--critic-gone-s", "2"),
-            *("--critic-ready-s", "60"),
+            *("--critic-ready-s", "60", "--critic-nodes", "1" if rank is None else "2"),
         ]
         settings = [
             f"exp_manager.explicit_log_dir={self.partial}/nemo",
@@ -109,11 +111,11 @@ class Unit:
             f"steps={STEPS}",
             *(f"--habit={habit}" for habit in habits),
         ]
-        return self._pod("actor", [*command, "--", sys.executable, str(STAND_IN), "actor", *settings], again)
+        return self._pod("actor", [*command, "--", sys.executable, str(STAND_IN), "actor", *settings], again, rank)
 
-    def _pod(self, name: str, arguments: list[str], again: bool) -> Pod:
-        log = self.place / f"{name}.log"
-        self.pods.append(Pod([sys.executable, "-m", "cai_jobs.nemo_run", *arguments], log, again))
+    def _pod(self, name: str, arguments: list[str], again: bool, rank: int | None) -> Pod:
+        log = self.place / (f"{name}-{rank}.log" if rank else f"{name}.log")
+        self.pods.append(Pod([sys.executable, "-m", "cai_jobs.nemo_run", *arguments], log, again, rank))
         return self.pods[-1]
 
     def hold(self) -> Path:
@@ -295,6 +297,24 @@ def test_no_step_in_common_is_for_a_person(unit):
     assert actor.await_end() == 2
     assert "have no saved step in common: steps 2, 4 below" in unit.error
     assert len(list(folder.iterdir())) == 2
+
+
+def test_on_two_machines_each(unit):
+    hold = unit.hold()
+    critics = [unit.critic(rank=rank) for rank in (0, 1)]
+    actors = [unit.actor("slow", rank=rank) for rank in (1, 0)]
+    unit.await_trained()
+    wait_for(lambda: (unit.partial / "nemo" / "starts-1").exists(), "the actor's other machine to begin")
+    # one machine of the critic is gone: all of it is started again, and all of the actor
+    critics[1].kill()
+    wait_for(lambda: all(pod.codes for pod in actors), "both machines of the actor to be stopped")
+    hold.unlink()
+    assert [pod.await_end() for pod in actors] == [0, 0], [pod.log for pod in actors]
+    assert critics[0].log.count("the critic listens") == 2
+    assert critics[0].codes == []
+    for pod in critics:
+        pod.end()
+    unit.assert_ended_as_undisturbed()
 
 
 def test_a_stopped_critic_that_nobody_orders_about_serves_again(unit):
