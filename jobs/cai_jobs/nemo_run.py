@@ -9,6 +9,10 @@ against their manifests; its log becomes progress and `metrics.jsonl`; it is don
 .nemo file is written after that, whatever the program says when it leaves: one that leaves early ends with 0. NeMo
 resumes by itself from what is below --work-dir, so the same command goes on after a crash. A program that does not
 leave when it is done is made to. With several nodes (`PET_NODE_RANK`) the first one judges and publishes.
+
+PPO's actor (--critic-host) and its critic (--serves) are one unit: before the actor starts both are brought to the
+newest step both have saved, and the critic has all its models ready; an actor whose critic is gone or was started again
+is stopped, exit code 1; when the actor is done the critic is stopped, and must be saved at the same step.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from typing import Any
 from cai_jobs.contract import artifacts, program
 from cai_jobs.contract.peers import RANK, await_first_node, is_first_node
 from cai_jobs.contract.program import InputError, Parser
-from cai_jobs.nemo import commands, inputs, server, trainer
+from cai_jobs.nemo import commands, critic_server, inputs, server, trainer
 from cai_jobs.nemo.child import STOP_SIGNALS
+from cai_jobs.nemo.unit import FOLDER
 
 PROGRAM = "nemo_run"
 
@@ -54,10 +59,23 @@ def build_parser() -> Parser:
     training.add_argument("--linger-s", type=float, default=300.0, help="seconds it may stay once it is done")
     training.add_argument("--poll-s", type=float, default=5.0, help="seconds between looks at its files")
 
+    pair = parser.add_argument_group("the actor, which has a critic")
+    pair.add_argument("--critic-host", help="where its critic listens, whose wrapper has --serves")
+    pair.add_argument("--critic-port", type=int, default=5567, help="its port")
+    pair.add_argument("--critic-nodes", type=int, default=1, help="on how many machines it runs")
+    pair.add_argument("--critic-dir", default="critic", help="its explicit_log_dir, relative as --work-dir")
+    pair.add_argument("--critic-ready-s", type=float, default=3600.0, help="seconds it may take to stop or to load")
+    pair.add_argument("--critic-gone-s", type=float, default=180.0, help="seconds without an answer: it is gone")
+    pair.add_argument("--critic-stop-s", type=float, default=120.0, help="seconds it may take to stop at the end")
+
     serving = parser.add_argument_group("servers")
     serving.add_argument("--serve", action="store_true", help="the program is a server: it ends when it is stopped")
     serving.add_argument(
         "--stop-signal", choices=list(STOP_SIGNALS), default="TERM", help="what it is sent; the critic ends on INT"
+    )
+    serving.add_argument("--serves", type=Path, help="a critic: the artifact of the actor that it serves")
+    serving.add_argument(
+        "--silence-s", type=float, default=180.0, help="seconds a critic stays stopped with no actor to order it"
     )
     return parser
 
@@ -74,15 +92,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     command = _only(found)
     if os.environ.get(RANK):
         await_first_node()
+    if args.serve and args.serves is not None:
+        critic_server.serve_actor(args, command)
     if args.serve:
         server.serve(args, command)
     if not args.model or args.rows is None:
         raise InputError("--model and --rows are needed to tell when a trainer is done; --serve is for servers")
     if not is_first_node():
         return trainer.follow(args, command)
-    with artifacts.open_artifact(
-        args.artifact_dir, args.artifact_header, args.output_dir, (args.work_dir, *args.scratch, trainer.STATE)
-    ) as artifact:
+    scratch = [args.work_dir, *args.scratch, trainer.STATE]
+    if args.critic_host is not None:
+        scratch += [args.critic_dir, FOLDER]
+    with artifacts.open_artifact(args.artifact_dir, args.artifact_header, args.output_dir, scratch) as artifact:
         if artifact is None:
             return artifacts.last_word(artifacts.read(args.artifact_dir) or {})
         artifact.metrics.update(trainer.train(args, command, artifact.path))

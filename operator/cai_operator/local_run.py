@@ -13,7 +13,7 @@ from rich.console import Console
 from cai_jobs.contract.program import EXIT_RETRY, InputError, available_cores
 from cai_operator import local, texts
 from cai_operator.api import CAIPipeline, PipelineStatus, Spec, State
-from cai_operator.engines import EngineError
+from cai_operator.engines import EngineError, require_local
 from cai_operator.live_view import LiveView, PlainView
 from cai_operator.local_processes import LOOPBACK, now
 from cai_operator.manifest_files import Texts, config_maps_of, pipeline_of, read_manifests, require_texts
@@ -52,6 +52,10 @@ def run(files: Sequence[Path], workdir: Path, parallel: int | None, serve: bool)
     pipeline, known_texts = load(files)
     if pipeline.spec.suspend:
         raise InputError(f"{pipeline.name}: spec.suspend is true, so nothing may run; set it to false")
+    try:
+        require_local(pipeline.spec)
+    except EngineError as problem:
+        raise InputError(f"{pipeline.name}: {problem}") from problem
     devices = local.gpus()
     capacity = parallel or (max(1, len(devices)) if _asks_for_gpus(pipeline.spec) else available_cores())
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)

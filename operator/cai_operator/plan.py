@@ -12,7 +12,7 @@ from datetime import datetime
 
 from cai_operator import names, texts
 from cai_operator.api import CAIPipeline, PipelineStatus, Spec
-from cai_operator.engines import Engine, engine_of, executable_engine_of
+from cai_operator.engines import Engine, engine_of
 from cai_operator.engines.run import Run
 from cai_operator.keys import key_of
 from cai_operator.nodes import assess
@@ -63,9 +63,9 @@ def plan(
         capacity: at most so many jobs, each with its servers, at a time; the main chain goes first. None: no limit.
 
     Raises:
-        EngineError: the spec's engine is not run here, or has not what the spec asks of it.
+        EngineError: the spec's engine has not what the spec asks of it.
     """
-    engine = executable_engine_of(pipeline.spec)
+    engine = engine_of(pipeline.spec)
     nodes = active(pipeline.spec)
     keys, missing = node_keys(pipeline.spec, observed.texts)
     known = {name: know(pipeline, node, keys.get(name), status, observed) for name, node in nodes.items()}

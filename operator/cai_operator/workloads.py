@@ -30,10 +30,14 @@ class SecretReference:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ready when the path answers 200 on the port; with no path, when the port accepts a connection."""
+    """Ready when the path answers 200 on the port; with no path, when the port accepts a connection.
+
+    Where `is_life`, a server whose port has accepted no connection for minutes is started again.
+    """
 
     port: int
     path: str | None = None
+    is_life: bool = True
 
 
 @dataclass(frozen=True)

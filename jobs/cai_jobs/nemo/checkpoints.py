@@ -23,6 +23,7 @@ _RANK = re.compile(r"(mp|tp)_rank_\d+.*")
 # not the ppo_optimization_step= of the actor's names
 _STEP = re.compile(r"(?:^|-)step=(\d+)")
 _UNFINISHED = "-unfinished"
+_LAST, _FILE = "-last", ".ckpt"
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,33 @@ def look(work: Path, name: str) -> Saved:
     return Saved(step, model, state.st_mtime >= last - SAME_TIME_S, state.st_size, state.st_mtime)
 
 
-def discard(work: Path, step: int) -> list[str]:
-    """Remove the checkpoints of a step and later ones; the names of what is gone."""
+def steps(work: Path) -> frozenset[int]:
+    """The steps of which there is a whole checkpoint."""
+    return frozenset(step for step, _ in _checkpoints(work / FOLDER))
+
+
+def stands_at(work: Path, step: int) -> bool:
+    """Whether a program started now goes on from this step: NeMo goes on from the checkpoint called last, or anew."""
+    found = list(_checkpoints(work / FOLDER))
+    last = {number for number, path in found if _is_last(path)}
+    return last == ({step} if step > 0 else set()) and max((number for number, _ in found), default=0) == step
+
+
+def roll_back(work: Path, step: int) -> list[str]:
+    """Let a program go on from a step it has saved, or from the beginning (0); the names of the checkpoints removed.
+
+    Interrupted, it may be called again. Where the step's checkpoint is not the one called last, it becomes that.
+    """
     gone = []
     for found, path in list(_checkpoints(work / FOLDER)):
-        if found >= step:
+        if found > step or (found < step and _is_last(path)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             gone.append(path.name)
+    kept = [path for found, path in _checkpoints(work / FOLDER) if found == step]
+    for folder in {path.parent for path in kept}:
+        here = [path for path in kept if path.parent == folder]
+        if not any(_is_last(path) for path in here):
+            here[0].rename(_as_last(here[0]))
     return sorted(set(gone))
 
 
@@ -91,9 +112,18 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
             yield step, path
 
 
+def _is_last(path: Path) -> bool:
+    return path.name.removesuffix(_FILE).endswith(_LAST)
+
+
+def _as_last(path: Path) -> Path:
+    ending = _FILE if path.name.endswith(_FILE) else ""
+    return path.with_name(path.name.removesuffix(_FILE) + _LAST + ending)
+
+
 def _step_of(folder: Path, path: Path) -> int | None:
     found = _STEP.search(path.name)
     if found is None or path.name.endswith((".nemo", _UNFINISHED)):
         return None
-    marker = folder / f"{path.name.removesuffix('.ckpt')}{_UNFINISHED}"
+    marker = folder / f"{path.name.removesuffix(_FILE)}{_UNFINISHED}"
     return None if marker.exists() else int(found.group(1))

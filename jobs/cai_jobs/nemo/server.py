@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +25,17 @@ def serve(args: argparse.Namespace, command: Sequence[str]) -> NoReturn:
         RetryableError: the server ended by itself.
     """
     inputs.check(args.input, args.check_inputs or "sizes")
+    until_ended(args, command, lambda: False)
+    raise AssertionError("nobody asks it to stop but by a signal")
+
+
+def until_ended(args: argparse.Namespace, command: Sequence[str], is_to_stop: Callable[[], bool]) -> None:
+    """Run a server until it is to stop; return when it is stopped.
+
+    Raises:
+        InputError: the server refuses a setting.
+        RetryableError: the server ended by itself.
+    """
     reading = log.Reading()
     with (
         tempfile.TemporaryDirectory(prefix="nemo-") as directory,
@@ -33,6 +44,8 @@ def serve(args: argparse.Namespace, command: Sequence[str]) -> NoReturn:
         while child.code is None:
             for line in child.lines(LOOK_S):
                 reading.read(line)
+            if is_to_stop():
+                return
         for line in child.lines(LOOK_S):
             reading.read(line)
         code = child.code

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from cai_jobs.contract.progress import Progress
 from cai_jobs.nemo import checkpoints, inputs, log
 from cai_jobs.nemo.child import Child
 from cai_jobs.nemo.commands import name_of
+from cai_jobs.nemo.critic import Critic
 from cai_jobs.nemo.failures import failure
+from cai_jobs.nemo.unit import Beat, Meeting, Phase
 from cai_jobs.training.metrics import read_metrics
 
 STATE = "nemo_run.json"
@@ -43,9 +45,22 @@ def train(args: argparse.Namespace, command: Sequence[str], directory: Path) -> 
     inputs.check(args.input, args.check_inputs or "digests")
     run = _Run(args, list(command), directory, _goal(args, directory))
     run.work.mkdir(parents=True, exist_ok=True)
-    if not run.is_done():
+    if args.critic_host is not None:
+        _with_critic(run, Critic(args, directory), Meeting(directory))
+    elif not run.is_done():
         run.until_done()
     return run.collect()
+
+
+def _with_critic(run: _Run, critic: Critic, meeting: Meeting) -> None:
+    with Beat(meeting) as beat:
+        # from its last step a trainer does not go on to write the model that is missing: both take that step again
+        critic.settle(None if run.is_done() else run.goal)
+        if not run.is_done():
+            critic.serve()
+            beat.tell(Phase.TRAINING)
+            run.until_done(critic.problem)
+        critic.finish()
 
 
 def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] | None:
@@ -63,10 +78,15 @@ def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] |
     work = partial / args.work_dir
     work.mkdir(parents=True, exist_ok=True)
     published_at: float | None = None
+    meeting = Meeting(partial) if args.critic_host is not None else None
+    if meeting is not None and not _await_training(args, meeting):
+        return None
     with Child(command, work, args.grace_s) as child:
         while child.code is None:
             for line in child.lines(min(LOOK_S, args.poll_s)):
                 reading.read(line)
+            if meeting is not None and _begins_again(meeting):
+                raise RetryableError("the first node begins again; so does this one")
             if published_at is None and _is_published(args):
                 published_at = time.monotonic()
             if published_at is not None and time.monotonic() - published_at >= args.linger_s:
@@ -78,6 +98,26 @@ def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] |
     if code and not _is_published(args):
         raise failure(name_of(command), code, reading)
     return None
+
+
+def _begins_again(meeting: Meeting) -> bool:
+    found = meeting.actor()
+    return found is not None and found[0] == Phase.SETTLING
+
+
+def _await_training(args: argparse.Namespace, meeting: Meeting) -> bool:
+    """Wait until the first node starts the program, which waits for the critic; False where there is nothing to do.
+
+    torchrun would not wait that long for the first node.
+    """
+    first = meeting.actor()
+    while not _is_published(args):
+        found = meeting.actor()
+        # what an earlier start of the first node left does not change any more
+        if found is not None and found != first and found[0] == Phase.TRAINING:
+            return True
+        time.sleep(min(LOOK_S, args.poll_s))
+    return False
 
 
 def _is_published(args: argparse.Namespace) -> bool:
@@ -110,11 +150,16 @@ class _Run:
         is_there = saved.step >= self.goal and saved.model is not None and saved.is_final
         return is_there and saved.model is not None and checkpoints.is_whole(saved.model)
 
-    def until_done(self) -> None:
-        """Run the program; return when its work is done, with or without its leave."""
+    def until_done(self, problem: Callable[[], str | None] = lambda: None) -> None:
+        """Run the program; return when its work is done, with or without its leave.
+
+        Args:
+            problem: asked all the time: why the program must be stopped, None while it need not.
+        """
         if self.saved().step >= self.goal:
             # started from its last step a trainer leaves at once, without the model: it must take that step again
-            gone = checkpoints.discard(self.work, self.goal)
+            before = max((step for step in checkpoints.steps(self.work) if step < self.goal), default=0)
+            gone = checkpoints.roll_back(self.work, before)
             print(
                 f"the last step is saved, and no whole model: it is taken again, without {', '.join(gone)}", flush=True
             )
@@ -125,6 +170,10 @@ class _Run:
             watch = _Watch(self)
             while child.code is None and not watch.has_lingered():
                 self._take(child.lines(LOOK_S), progress, metrics)
+                why = problem()
+                if why is not None and not self.is_done():
+                    step = self.saved().step
+                    raise RetryableError(f"{self.name} was stopped, saved at step {step} of {self.goal}: {why}")
             self._take(child.lines(0.1), progress, metrics)
             code = child.code
             if self.is_done():

@@ -43,7 +43,10 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "The spec contradicts itself in a way the API server cannot see, such as an unknown option in `overrides`.",
         "Change the field that the message names.",
     ),
-    conditions.ENGINE_UNAVAILABLE: ("This version cannot run the engine.", "Choose another engine."),
+    conditions.ENGINE_UNAVAILABLE: (
+        "The engine has not what the spec asks of it.",
+        "Correct the field the message names, or choose another engine.",
+    ),
     conditions.TEXT_MISSING: (
         "A ConfigMap with a constitution or a data set, or a key of it, is not there.",
         "Make it; the pipeline goes on by itself.",

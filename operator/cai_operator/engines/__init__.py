@@ -27,7 +27,7 @@ class Engine(Protocol):
 
 
 def engine_of(spec: Spec) -> Engine:
-    """The engine a spec names, to show what it would do."""
+    """The engine a spec names."""
     if spec.engine == "hf":
         from cai_operator.engines import hf
 
@@ -37,14 +37,15 @@ def engine_of(spec: Spec) -> Engine:
     return nemo
 
 
-def executable_engine_of(spec: Spec) -> Engine:
-    """The engine a spec names, for its work to be done.
+def require_local(spec: Spec) -> None:
+    """Check that a spec's engine can be run with processes of this machine.
 
     Raises:
-        EngineError: it can be shown, but not run.
+        EngineError: it cannot.
     """
     if spec.engine == "nemo":
-        from cai_operator.engines import nemo
-
-        nemo.refuse()
-    return engine_of(spec)
+        raise EngineError(
+            "spec.engine is nemo, whose programs are in NVIDIA's container image and want GPUs: apply it to a cluster "
+            "on which the operator is installed (docs/nemo.md), look at what it would run with cai render, or set "
+            "spec.engine: hf to run the same here on Hugging Face libraries"
+        )

@@ -1,16 +1,15 @@
 """Engine nemo: the tutorial's Megatron programs on NVIDIA's image, and our own for everything that is not Megatron's.
 
-Pure rendering: what `cai render` shows, and `cai validate` checks. The executors refuse this engine until the critic
-and the actor are started and stopped together (`refuse`).
+Pure rendering: what `cai render` shows, `cai validate` checks and the operator applies. What makes the critic and the
+actor one unit is in their wrappers, `cai_jobs.nemo_run`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from cai_operator.api import Spec
 from cai_operator.engines import (
-    EngineError,
     nemo_data,
     nemo_models,
     nemo_parallel,
@@ -25,19 +24,6 @@ from cai_operator.engines.pods import compute, thread_environment
 from cai_operator.engines.run import Run
 from cai_operator.stages import EVALUATED, TRAINING_STAGES
 from cai_operator.workloads import Resources, SecretReference, Workload
-
-
-def refuse() -> NoReturn:
-    """Say that this engine is not run yet.
-
-    Raises:
-        EngineError: always.
-    """
-    raise EngineError(
-        "spec.engine is nemo, which needs a cluster with GPUs and NVIDIA's container image; this version checks such "
-        "pipelines and shows what they would run (cai validate, cai render), but does not run them yet. Set "
-        "spec.engine: hf to run the same on Hugging Face libraries"
-    )
 
 
 def parameters(spec: Spec, node: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from cai_operator.engines.run import Run
 from cai_operator.stages import EVALUATED
 from cai_operator.workloads import Kind, Probe, Workload
 
-CRITIC_READY = "/v2/health/ready"
-"""Of the Open Inference Protocol: all models of the server are ready."""
+CRITIC_READY = "/v2/models/critic_save/ready"
+"""The model that is bound last. The server as a whole may be called ready before it has any; that all three are is what
+the actor's wrapper asks itself before it starts the actor."""
 
 
 def server_workloads(run: Run) -> tuple[Workload, ...]:
@@ -72,7 +73,9 @@ def _critic(run: Run) -> Workload:
     name = run.server_name("critic")
     _, listens_on = run.places.address_of(name, critic.port)
     command = nemo_training.critic_command(run, listens_on)
-    return _server(run, name, command, this, critic.resources, Probe(listens_on, CRITIC_READY), 1)
+    # its wrapper starts the program again for every start of the actor, and loading it may take longer than minutes
+    probe = Probe(listens_on, CRITIC_READY, is_life=False)
+    return _server(run, name, command, this, critic.resources, probe, 1)
 
 
 def _server(

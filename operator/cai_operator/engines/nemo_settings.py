@@ -61,6 +61,12 @@ _TRAINING: Mapping[str, str] = {
     "model.seed": "the field spec.seed",
 }
 
+_LAST_TWO = "nothing: critic and actor keep their last two, so that both can go back to the same one"
+_UNIT: Mapping[str, str] = {
+    **_TRAINING,
+    **{f"exp_manager.checkpoint_callback_params.{key}": _LAST_TWO for key in ("monitor", "mode", "save_top_k")},
+}
+
 SFT = Program(
     script=f"{_ALIGNER}/train_gpt_sft.py",
     model="megatron_gpt_sft",
@@ -125,7 +131,7 @@ CRITIC = Program(
         "model.optim.sched.min_lr": 9e-8,
     },
     owned={
-        **_TRAINING,
+        **_UNIT,
         "pretrained_checkpoint.restore_from_path": _PATH,
         "trainer.ppo.port": _ADDRESS,
         "trainer.ppo.combine_rm_and_critic_server": "nothing: rewards and values come of one server",
@@ -150,7 +156,7 @@ ACTOR = Program(
         "trainer.ppo.initial_policy_kl_penalty": 0.02,
     },
     owned={
-        **_TRAINING,
+        **_UNIT,
         "pretrained_checkpoint.restore_from_path": _PATH,
         "model.data.data_prefix": _PATH,
         "remote_critic_rm.critic": "spec.stages.ppo.critic.port; hosts are the operator's",

@@ -22,6 +22,14 @@ CRITIC_WORK = "critic"
 The config files give all programs one directory, /results, in which they would take each other's checkpoints.
 """
 
+_LAST_TWO = {
+    # the critic's config keeps its last checkpoint only, the actor's its best: after a crash between their two saves
+    # there would be no step that both can go back to
+    "exp_manager.checkpoint_callback_params.monitor": "step",
+    "++exp_manager.checkpoint_callback_params.mode": "max",
+    "exp_manager.checkpoint_callback_params.save_top_k": 2,
+}
+
 
 def command(run: Run, contract: Mapping[str, Any]) -> tuple[str, ...]:
     """The job of a training stage: the wrapper and NVIDIA's whole command."""
@@ -38,7 +46,9 @@ def command(run: Run, contract: Mapping[str, Any]) -> tuple[str, ...]:
         **goal,
     }
     if node == "ppo":
-        flags["scratch"] = [CRITIC_WORK]
+        host, port = server_address(run, "critic")
+        nodes = critic(run.pipeline.spec).nodes
+        flags |= {"critic_host": host, "critic_port": port, "critic_nodes": nodes, "critic_dir": CRITIC_WORK}
     return wrapped(WRAPPER, flags, reference(this.program, settings, this.nodes, this.gpus))
 
 
@@ -49,10 +59,11 @@ def critic_command(run: Run, port: int) -> tuple[str, ...]:
         "pretrained_checkpoint.restore_from_path": run.input("rewardModel", MODEL_FILE),
         "trainer.ppo.port": port,
         "exp_manager.explicit_log_dir": f"{run.artifact()}.partial/{CRITIC_WORK}",
+        **_LAST_TWO,
         "model.seed": run.pipeline.spec.seed,
     }
     settings = merged({**own, **places(this)}, this.settings)
-    flags = {"serve": True, "stop_signal": "INT", "input": [run.input("rewardModel")]}
+    flags = {"serve": True, "stop_signal": "INT", "serves": run.artifact(), "input": [run.input("rewardModel")]}
     return wrapped(WRAPPER, flags, reference(this.program, settings, this.nodes, this.gpus))
 
 
@@ -103,6 +114,7 @@ def _ppo(run: Run, this: Use) -> tuple[dict[str, Any], dict[str, Any]]:
         "pretrained_checkpoint.restore_from_path": run.input("sft", MODEL_FILE),
         "model.data.data_prefix": _splits(run, "prompts"),
         "exp_manager.explicit_log_dir": _work(run),
+        **_LAST_TWO,
         "remote_critic_rm.critic.ip": host,
         "remote_critic_rm.critic.port": port,
     }

@@ -81,8 +81,10 @@ def _probes(probe: Probe) -> dict[str, Any]:
     """
     connects = {"tcpSocket": {"port": probe.port}}
     ready = {"httpGet": {"path": probe.path, "port": probe.port}} if probe.path is not None else connects
-    return {
+    probes = {
         "startupProbe": {**ready, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": LOADING_S},
         "readinessProbe": {**ready, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 6},
-        "livenessProbe": {**connects, "periodSeconds": 30, "timeoutSeconds": 10, "failureThreshold": 10},
     }
+    if probe.is_life:
+        probes["livenessProbe"] = {**connects, "periodSeconds": 30, "timeoutSeconds": 10, "failureThreshold": 10}
+    return probes

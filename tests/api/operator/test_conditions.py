@@ -175,12 +175,12 @@ def test_a_gate_that_is_not_met(api: Api, player: Player) -> None:
     assert ("Warning", "GateNotMet") in {(type_, reason) for type_, reason, _ in api.events("pocket")}
 
 
-def test_an_engine_that_is_not_there_yet(api: Api) -> None:
-    """The nemo engine is shown, not run: who asks for it is told so."""
+def test_what_the_engine_has_not(api: Api) -> None:
+    """Engine nemo's default judge is NVIDIA's endpoint, which does not answer without a key."""
     models = {"base": {"pocket": None, "path": "/m.nemo"}}
     # the example's overrides are options of the other engine's programs
     api.create(PIPELINE, pocket(spec={"engine": "nemo", "models": models, "stages": None}))
-    assert "nemo" in degraded(api, "pocket", "EngineUnavailable")["message"]
+    assert "spec.judge.apiKeySecret" in degraded(api, "pocket", "EngineUnavailable")["message"]
 
 
 def test_an_evicted_program_is_started_again_and_no_retry_is_spent(api: Api, player: Player) -> None:

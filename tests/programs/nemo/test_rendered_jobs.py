@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import free_port
 
 from cai_jobs.contract import artifacts
 from cai_operator import texts
@@ -21,6 +22,7 @@ from cai_operator.stages import active
 from cai_operator.validation import parse_pipeline
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
+PAIR = str(Path(__file__).with_name("stand_in_pair.py"))
 ROWS = 300
 
 
@@ -41,27 +43,32 @@ def job(tmp_path):
                 "engine": "nemo",
                 "models": {"base": {"path": str(tmp_path / "ready.nemo")}},
                 "judge": {"url": "https://judge/v1/chat/completions", "model": "m"},
+                "stages": {"ppo": {"critic": {"port": free_port()}}},
             },
         }
     )
     keys, _ = node_keys(pipeline.spec, {})
     places = Places(str(tmp_path), lambda name: f"{tmp_path}/texts/{name}", lambda _, port: ("localhost", port))
 
-    def make(node):
+    def make(node, what=nemo.job):
         used = texts.of_node(pipeline.spec, node, {})
-        return nemo.job(Run(pipeline, active(pipeline.spec)[node], keys, used, None, places))
+        return what(Run(pipeline, active(pipeline.spec)[node], keys, used, None, places))
 
     return make
 
 
 def run(workload, *habits):
+    return subprocess.run(command(workload, *habits), capture_output=True, text=True, timeout=120, check=False)
+
+
+def command(workload, *habits, stand_in=(str(STAND_IN),)):
     parts = [sys.executable if part == "/opt/cai/bin/python" else part for part in workload.command]
     if "--" in parts:
         place = parts.index("--") + 1
         assert parts[place] == "python"
         assert parts[place + 1].startswith("/opt/NeMo")
-        parts[place : place + 2] = [sys.executable, str(STAND_IN), *(f"--habit={habit}" for habit in habits)]
-    return subprocess.run(parts, capture_output=True, text=True, timeout=120, check=False)
+        parts[place : place + 2] = [sys.executable, *stand_in, *(f"--habit={habit}" for habit in habits)]
+    return parts
 
 
 def test_from_a_ready_file_to_a_tuned_one(job, tmp_path):
@@ -88,3 +95,30 @@ def test_from_a_ready_file_to_a_tuned_one(job, tmp_path):
     assert manifest["key"] == job("sft").key
     assert manifest["inputs"] == {"models": job("models").key, "slData": rows.key}
     assert not (tmp_path / f"{job('sft').artifact}.partial").exists()
+
+
+def test_the_critic_and_the_actor_of_a_pipeline(job, tmp_path):
+    actor = job("ppo")
+    [critic] = job("ppo", nemo.servers)
+    rows = "blend_preference_with_cai_rlaif_train_prompts_with_chat_prompt.jsonl"
+    for node, name, content in (
+        *(("sft", "model.nemo", "weights"), ("rewardModel", "model.nemo", "weights")),
+        ("rlData", rows, '{"text": ""}\n' * 4 * 512),
+    ):
+        made = job(node)
+        header = json.dumps({"stage": node, "key": made.key, "parameters": {}, "inputs": {}})
+        with artifacts.open_artifact(tmp_path / str(made.artifact), header, tmp_path) as artifact:
+            (artifact.path / name).write_text(content)
+            artifact.publish()
+
+    server = subprocess.Popen(command(critic, stand_in=(PAIR, "critic")))
+    try:
+        crashed = subprocess.run(command(actor, "dies-between", stand_in=(PAIR, "actor")), check=False)
+        done = subprocess.run(command(actor, "dies-between", stand_in=(PAIR, "actor")), check=False)
+    finally:
+        server.terminate()
+        server.wait()
+    assert (crashed.returncode, done.returncode, server.returncode) == (1, 0, 143)
+    manifest = artifacts.verify(tmp_path / str(actor.artifact))
+    assert [entry["path"] for entry in manifest["files"]] == ["metrics.jsonl", "model.nemo"]
+    assert not (tmp_path / f"{actor.artifact}.partial").exists()

@@ -78,3 +78,61 @@ def test_a_whole_file_is_told_from_a_cut_one(folder):
     model(folder / "b.nemo", 1, whole=False)
     (folder / "c.nemo").write_text("nothing of the kind")
     assert [checkpoints.is_whole(folder / f"{name}.nemo") for name in "abcd"] == [True, False, False, False]
+
+
+def saved(folder, *names):
+    """Checkpoints as directories, or as files where the name says so."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if name.endswith((".ckpt", "-unfinished")):
+            path.write_text(name)
+        else:
+            path.mkdir()
+            (path / "common.pt").write_text(name)
+
+
+def there(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*step=*"))
+
+
+@pytest.mark.parametrize(
+    ("names", "step", "left"),
+    [
+        # NeMo goes on from the checkpoint called last alone: the one that is gone back to must be that
+        (["m-step=2", "m-step=4", "m-step=4-last"], 2, ["m-step=2-last"]),
+        (["m-step=2", "m-step=4", "m-step=4-last"], 4, ["m-step=2", "m-step=4", "m-step=4-last"]),
+        (["m-step=2", "m-step=4", "m-step=4-last"], 0, []),
+        # killed between its two saves of a step
+        (["m-step=2", "m-step=2-last", "m-step=4"], 4, ["m-step=2", "m-step=4-last"]),
+        (["m-step=2", "m-step=2-last", "m-step=4"], 2, ["m-step=2", "m-step=2-last"]),
+        (["m-step=2.ckpt", "m-step=4-last.ckpt"], 2, ["m-step=2-last.ckpt"]),
+        (
+            [f"mp_rank_0{rank}/{name}.ckpt" for rank in (0, 1) for name in ("m-step=2", "m-step=4", "m-step=4-last")],
+            2,
+            ["mp_rank_00/m-step=2-last.ckpt", "mp_rank_01/m-step=2-last.ckpt"],
+        ),
+    ],
+)
+def test_going_back_to_a_step(tmp_path, folder, names, step, left):
+    saved(folder, *names)
+    was_there = checkpoints.stands_at(tmp_path, step)
+    gone = checkpoints.roll_back(tmp_path, step)
+    assert there(folder) == left
+    assert checkpoints.stands_at(tmp_path, step)
+    assert was_there == (sorted(names) == left)
+    assert checkpoints.roll_back(tmp_path, step) == [], f"{gone} are gone already"
+
+
+def test_what_is_kept_is_what_was_saved(tmp_path, folder):
+    saved(folder, "m-step=2", "m-step=4", "m-step=4-last")
+    checkpoints.roll_back(tmp_path, 2)
+    assert (folder / "m-step=2-last" / "common.pt").read_text() == "m-step=2"
+
+
+def test_steps_saved_whole(tmp_path, folder):
+    assert checkpoints.steps(tmp_path / "nothing") == frozenset()
+    saved(folder, "m-step=2", "m-step=4-last", "m-step=6-last", "m-step=6-last-unfinished")
+    assert checkpoints.steps(tmp_path) == {2, 4}
+    assert not checkpoints.stands_at(tmp_path, 2)
+    assert checkpoints.stands_at(tmp_path, 4)

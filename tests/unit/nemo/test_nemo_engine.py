@@ -9,7 +9,7 @@ import pytest
 from tests.unit.nemo.conftest import reference, settings
 
 from cai_operator import texts
-from cai_operator.engines import EngineError, engine_of, executable_engine_of, nemo, options
+from cai_operator.engines import EngineError, engine_of, nemo, options, require_local
 from cai_operator.engines.run import Run
 from cai_operator.manifests.children import places_of
 from cai_operator.plan import node_keys
@@ -56,7 +56,11 @@ def test_stages_read_what_earlier_ones_wrote(render):
     assert f"pretrained_checkpoint.restore_from_path={base('rewardModel')}/model.nemo" in settings(found["ppo.critic"])
     actor = own(found["ppo"])
     assert [str(path) for path in actor.input] == [base("sft"), base("rlData"), base("rewardModel")]
-    assert (actor.model, actor.rows_per_step, actor.scratch) == ("megatron_gpt_ppo_actor", 512, ["critic"])
+    assert (actor.model, actor.rows_per_step) == ("megatron_gpt_ppo_actor", 512)
+    critic = own(found["ppo.critic"])
+    assert (critic.serves, critic.stop_signal) == (actor.artifact_dir, "INT")
+    assert (actor.critic_dir, actor.critic_nodes) == ("critic", 1)
+    assert found["ppo.critic"].name in actor.critic_host
     assert own(found["rewardModel"]).lines_per_row == 2
     assert str(own(found["slData"]).tokenizer_model) == f"{base('models')}/base/tokenizer"
     assert own(found["slData"]).max_seq_length == own(found["rlData"]).max_seq_length == 4096
@@ -77,7 +81,7 @@ def test_servers_and_their_probes(render):
     assert {name for name, workload in found.items() if workload.headless} == {
         *("slData.server", "rlData.server", "evaluateBase.server", "evaluateSlCai.server", "evaluateRlCai.server")
     }
-    assert found["ppo.critic"].probe == Probe(6002, "/v2/health/ready")
+    assert found["ppo.critic"].probe == Probe(6002, "/v2/models/critic_save/ready", is_life=False)
     assert found["serve"].probe == Probe(1427)
     assert own(found["slData"]).port == 6001
     host = own(found["slData"]).host
@@ -241,11 +245,11 @@ def test_nvidias_endpoint_wants_a_key(pipeline):
         node_keys(pipeline(judge={**ALONE, "panel": panel}).spec, {})
 
 
-def test_shown_but_not_run(pipeline):
+def test_for_clusters_only(pipeline):
     spec = pipeline().spec
     assert engine_of(spec).parameters(spec, "sft")["seed"] == 1234
-    with pytest.raises(EngineError, match="does not run them yet"):
-        executable_engine_of(spec)
+    with pytest.raises(EngineError, match="apply it to a cluster"):
+        require_local(spec)
 
 
 @pytest.mark.parametrize(

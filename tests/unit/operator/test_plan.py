@@ -377,7 +377,7 @@ def test_the_nemo_engine_says_what_it_needs(executor, pipeline):
     from cai_operator.engines import EngineError
 
     run = executor(pipeline({"engine": "nemo"}))
-    with pytest.raises(EngineError, match="needs a cluster"):
+    with pytest.raises(EngineError, match="the pocket model is for engine hf"):
         run.reconcile()
 
 

@@ -155,9 +155,9 @@ def test_validate_says_what_engine_nemo_has_not(tmp_path, capsys, addition, code
     assert sentence in out + err
 
 
-def test_run_says_that_engine_nemo_is_only_shown(tmp_path, capsys):
+def test_run_says_that_engine_nemo_is_for_clusters(tmp_path, capsys):
     path = tmp_path / "pipeline.yaml"
     path.write_text(NEMO + "  judge: {url: 'https://j/v1', model: m}\n")
     code, _, err = cai(capsys, "run", path, "--workdir", tmp_path / "work")
     assert code == 2
-    assert "does not run them yet" in err
+    assert "apply it to a cluster" in err
