@@ -73,7 +73,7 @@ def train(args: argparse.Namespace, directory: Path) -> dict[str, float]:
 
         from cai_jobs.training import fit
         from cai_jobs.training.models import load_causal_model, load_tokenizer
-        from cai_jobs.training.trainers import DialogueTrainer
+        from cai_jobs.training.trainers import BLANK_ROW, DialogueTrainer
 
     tokenizer = load_tokenizer(args.model)
     train_set, train_long = tokenize_rows(args, args.train_file, train_rows, tokenizer)
@@ -93,7 +93,7 @@ def train(args: argparse.Namespace, directory: Path) -> dict[str, float]:
         return DialogueTrainer(
             model=model,
             args=fit.keep_to_one_gpu(settings),
-            train_dataset=Dataset.from_list(train_set),
+            train_dataset=Dataset.from_list([*train_set, BLANK_ROW]),
             eval_dataset=Dataset.from_list(validation_set),
             processing_class=tokenizer,
         )

@@ -13,6 +13,12 @@ QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 DURATION_PATTERN = r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
 CONFIG_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 URL_PATTERN = r"^https?://[^\s/]+"
+INTERFACE_PATTERN = r"^[^\s/:,=^]+$"
+DEVICE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+COMMUNICATION_PATTERN = r"^(NCCL|TORCH_NCCL|GLOO|TP|UCX|FI|SHARP|IBV|RDMAV)_[A-Z0-9_]+$"
+
+GPU = "nvidia.com/gpu"
+INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
 def _number_as_text(value: Any) -> Any:
@@ -207,12 +213,59 @@ class ComputeResources(Model):
     memory: Quantity | None = Field(default=None, description="Memory. Default: 2Gi; 64Gi with GPUs.")
 
 
+class Device(Model):
+    """Devices of a network, as a device plugin offers them."""
+
+    resource: str = Field(
+        min_length=1, max_length=253, pattern=DEVICE_PATTERN, description="Name of the extended resource, as rdma/hca."
+    )
+    count: int = Field(default=1, ge=1, le=1024, description="How many each pod gets.")
+
+
+class Variable(Model):
+    """A variable for the libraries by which processes talk to each other."""
+
+    name: str = Field(
+        min_length=1, max_length=128, pattern=COMMUNICATION_PATTERN, description="Its name, such as NCCL_IB_HCA."
+    )
+    value: str = Field(max_length=4096, description="Its value.")
+
+
+class Interconnect(Model):
+    """How pods that work together on several machines reach each other; no other pod gets any of it."""
+
+    interface: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=15,
+        pattern=INTERFACE_PATTERN,
+        description="Network interface in the pods, such as eth0: NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME. "
+        "Default: the libraries choose.",
+    )
+    devices: tuple[Device, ...] | None = Field(
+        default=None, max_length=16, description="Devices each pod asks for, such as an RDMA adapter."
+    )
+    env: tuple[Variable, ...] | None = Field(
+        default=None, max_length=64, description="Variables for NCCL, Gloo, UCX and libfabric, such as NCCL_IB_HCA."
+    )
+    ipc_lock: bool = Field(
+        default=False,
+        description="true: the pods have the capability IPC_LOCK. The restricted and baseline Pod Security levels "
+        "refuse such pods.",
+    )
+
+
 class PodTemplate(Model):
     """What every pod of the pipeline, or of one stage, gets besides its program."""
 
     node_selector: dict[str, str] | None = Field(default=None, description="Labels a node must have.")
     tolerations: tuple[dict[str, Any], ...] | None = Field(default=None, description="Tolerations, as in a pod.")
     affinity: dict[str, Any] | None = Field(default=None, description="Affinity, as in a pod.")
+    topology_spread_constraints: tuple[dict[str, Any], ...] | None = Field(
+        default=None,
+        description="Constraints on spreading, as in a pod; without labelSelector they are about the pods of the same "
+        "job or server.",
+    )
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
     runtime_class_name: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
     scheduler_name: str | None = Field(default=None, min_length=1, description="Scheduler that places the pods.")
@@ -225,6 +278,9 @@ class PodTemplate(Model):
     queue_name: ObjectName | None = Field(default=None, description="Kueue LocalQueue that admits the jobs.")
     shm_size: Quantity | None = Field(
         default=None, description="Size limit of /dev/shm. Default: 16Gi with GPUs, else 64Mi."
+    )
+    interconnect: Interconnect | None = Field(
+        default=None, description="Network among the pods of a stage, or its critic, on several machines."
     )
     labels: dict[str, str] | None = Field(default=None, description="Labels added to the pods.")
     annotations: dict[str, str] | None = Field(default=None, description="Annotations added to the pods.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from cai_operator.api import CAIPipeline, Spec, Stage
-from cai_operator.api_base import PanelJudge, Source
+from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Interconnect, PanelJudge, PodTemplate, Source
 from cai_operator.api_stages import Judging
 from cai_operator.engines import hf_options, options
 from cai_operator.engines.hf_options import PROGRAMS
@@ -25,6 +25,7 @@ def contradictions(pipeline: CAIPipeline) -> list[Problem]:
         *_sources(spec),
         *_judge(spec),
         *_stages(spec),
+        *_interconnects(spec),
         *_numbers(spec),
         *(_hf(spec) if spec.engine == "hf" else nemo_problems(spec)),
     ]
@@ -129,6 +130,29 @@ def _stages(spec: Spec) -> Iterator[Problem]:
     gates = spec.stages.evaluate.gates
     if not spec.stages.evaluate.enabled and (gates.max_harmful_rate is not None or gates.min_helpful_rate is not None):
         yield Problem("spec.stages.evaluate.gates", "set while evaluate is off", "nothing, or enabled: true")
+
+
+def _interconnects(spec: Spec) -> Iterator[Problem]:
+    templates: dict[str, PodTemplate | None] = {"spec.template": spec.template}
+    templates |= {f"spec.stages.{name}.template": spec.stages.by_name(name).template for name in STAGES}
+    for where, template in templates.items():
+        if template is not None and template.interconnect is not None:
+            yield from _interconnect(f"{where}.interconnect", template.interconnect)
+
+
+def _interconnect(where: str, given: Interconnect) -> Iterator[Problem]:
+    devices = [device.resource for device in given.devices or ()]
+    if len(set(devices)) != len(devices):
+        yield Problem(f"{where}.devices", "one resource twice", "each resource once, with its whole count")
+    if GPU in devices:
+        place = devices.index(GPU)
+        yield Problem(f"{where}.devices[{place}].resource", GPU, "other devices: GPUs are asked for by gpusPerNode")
+    names = [variable.name for variable in given.env or ()]
+    if len(set(names)) != len(names):
+        yield Problem(f"{where}.env", "one variable twice", "each variable once")
+    twice = [name for name in INTERFACE_VARIABLES if name in names]
+    if given.interface is not None and twice:
+        yield Problem(f"{where}.env", f"{' and '.join(twice)} beside interface", "either of them")
 
 
 def _numbers(spec: Spec) -> Iterator[Problem]:

@@ -91,6 +91,9 @@ PATTERNS: Mapping[str, str] = {
     api_base.DURATION_PATTERN: "a duration such as 90m, 12h or 1d6h",
     api_base.CONFIG_KEY_PATTERN: "letters, digits, '-', '_' and '.'",
     api_base.URL_PATTERN: "an address that begins with http:// or https://",
+    api_base.INTERFACE_PATTERN: "the name of one network interface, such as eth0",
+    api_base.DEVICE_PATTERN: "the name of an extended resource with its domain, such as rdma/hca",
+    api_base.COMMUNICATION_PATTERN: "a variable of NCCL, Gloo, UCX or libfabric, such as NCCL_IB_HCA",
 }
 """Patterns of the resource's texts, and what they allow in words."""
 

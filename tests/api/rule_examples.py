@@ -10,6 +10,8 @@ from typing import Any
 
 from tests.harness.pipelines import merged
 
+from cai_operator.stages import STAGES
+
 Change = dict[str, Any]
 
 SMALLEST: Change = {
@@ -55,6 +57,19 @@ def judging(**settings: Any) -> Change:
     return stages(rlData={"judging": settings})
 
 
+def interconnect(**settings: Any) -> Change:
+    """A change of the network among several machines."""
+    return {"template": {"interconnect": settings}}
+
+
+def in_every_template(field: str, **settings: Any) -> tuple[tuple[str, Change], ...]:
+    """The path complained of, and the spec, for a wrong interconnect in each template there is."""
+    change = interconnect(**settings)
+    own = ((f"spec.stages.{name}.template.interconnect.{field}", stages(**{name: change})) for name in STAGES)
+    return ((f"spec.template.interconnect.{field}", change), *own)
+
+
+NCCL_DEBUG = {"name": "NCCL_DEBUG", "value": "INFO"}
 JUDGING = "spec.stages.rlData.judging"
 HUB = {"huggingFace": {"repo": "a/b"}}
 SECRET = {"name": "ngc", "key": "api-key"}
@@ -258,6 +273,30 @@ EXAMPLES: dict[str, Example] = {
     "hfReadsNoNemoAssistant": Example(
         ({"models": {"assistant": {"path": "a.nemo"}}, "engine": "nemo"}, {"models": {"assistant": {"path": "a"}}}),
         (("spec.models.assistant.path", {"models": {"assistant": {"path": "a.nemo"}}}),),
+    ),
+    "deviceOnce": Example(
+        (interconnect(devices=[{"resource": "rdma/hca", "count": 2}, {"resource": "rdma/other"}]),),
+        in_every_template("devices", devices=[{"resource": "rdma/hca"}, {"resource": "rdma/hca", "count": 2}]),
+    ),
+    "gpusByTheirOwnField": Example(
+        (interconnect(devices=[{"resource": "nvidia.com/mlnxnics"}]),),
+        in_every_template(
+            "devices[1].resource", devices=[{"resource": "rdma/hca"}, {"resource": "nvidia.com/gpu", "count": 8}]
+        ),
+    ),
+    "variableOnce": Example(
+        (interconnect(env=[NCCL_DEBUG, {"name": "NCCL_IB_HCA", "value": "mlx5"}]),),
+        in_every_template("env", env=[NCCL_DEBUG, NCCL_DEBUG]),
+    ),
+    "interfaceOnce": Example(
+        (
+            interconnect(interface="eth1", env=[NCCL_DEBUG]),
+            interconnect(env=[{"name": "NCCL_SOCKET_IFNAME", "value": "^lo"}]),
+        ),
+        (
+            *in_every_template("env", interface="eth1", env=[{"name": "NCCL_SOCKET_IFNAME", "value": "eth1"}]),
+            *in_every_template("env", interface="eth1", env=[{"name": "GLOO_SOCKET_IFNAME", "value": "eth1"}]),
+        ),
     ),
     "hfCriticOnOneNode": Example(
         (stages(ppo={"critic": {"nodes": 1}}), {"engine": "nemo", **stages(ppo={"critic": {"nodes": 2}})}),

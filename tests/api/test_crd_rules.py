@@ -246,6 +246,18 @@ def test_an_unknown_field_is_named(control_plane: ControlPlane, change: dict[str
             "spec.hubTokenSecret.key: Invalid value: \"b c\": allowed: letters, digits, '-', '_' and '.'",
         ),
         (
+            {"template": {"interconnect": {"interface": "eth0,eth1"}}},
+            'spec.template.interconnect.interface: Invalid value: "eth0,eth1": allowed: the name of one network',
+        ),
+        (
+            {"template": {"interconnect": {"devices": [{"resource": "hca"}]}}},
+            'spec.template.interconnect.devices[0].resource: Invalid value: "hca": allowed: the name of an extended',
+        ),
+        (
+            {"template": {"interconnect": {"env": [{"name": "HOME", "value": "/"}]}}},
+            'spec.template.interconnect.env[0].name: Invalid value: "HOME": allowed: a variable of NCCL, Gloo, UCX',
+        ),
+        (
             {"stages": {"rewardModel": {"enabled": False}}},
             "spec.stages.ppo.enabled: Invalid value: ppo needs rewardModel, switched off here; switch on what it",
         ),
@@ -284,6 +296,7 @@ def test_what_pods_know_and_we_do_not_is_kept(api: httpx.Client) -> None:
         "nodeSelector": {"disk": "ssd"},
         "imagePullSecrets": [{"name": "registry"}],
         "shmSize": "1Gi",
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "matchLabelKeys": ["a"]}],
     }
     made = create(api, document({"template": template, "stages": {"sft": {"template": template}}})).json()
     assert made["spec"]["template"] == template

@@ -48,6 +48,20 @@ EVERYTHING = {
                 ]
             },
         },
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"},
+            {
+                "maxSkew": 2,
+                "topologyKey": "room",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": {"team": "red"}},
+            },
+        ],
+        "interconnect": {
+            "interface": "eth1",
+            "devices": [{"resource": "rdma/hca", "count": 1}, {"resource": "vpc.amazonaws.com/efa", "count": 1000}],
+            "env": [{"name": "NCCL_IB_HCA", "value": "mlx5"}],
+        },
         "priorityClassName": "system-node-critical",
         "runtimeClassName": "nvidia",
         "schedulerName": "packer",
@@ -159,6 +173,20 @@ def test_a_pod_that_is_not_restricted_is_refused(api: Api, children: Callable[..
     del template["spec"]["securityContext"]
     with pytest.raises(httpx.HTTPStatusError, match="restricted"):
         api.create(POD, {"metadata": {"name": "pod"}, "spec": template["spec"]})
+
+
+def test_ipc_lock_is_an_exception_to_the_restricted_level(api: Api, children: Callable[..., Any]) -> None:
+    spec = {"stages": {"sft": {"nodes": 2, "template": {"interconnect": {"ipcLock": True}}}}}
+    [template] = [
+        manifest["spec"]["template"]
+        for manifest in children(spec)
+        if manifest["kind"] == "Job" and manifest["metadata"]["labels"]["cai.dev/stage"] == "sft"
+    ]
+    pod = {"metadata": {"name": "pod"}, "spec": template["spec"]}
+    with pytest.raises(httpx.HTTPStatusError, match=r"unrestricted capabilities.*IPC_LOCK"):
+        api.create(POD, pod)
+    template["spec"]["containers"][0]["securityContext"]["capabilities"].pop("add")
+    api.create(POD, pod)
 
 
 def test_a_kept_server_changes_its_model_in_place(api: Api) -> None:

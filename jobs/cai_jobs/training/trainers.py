@@ -7,12 +7,39 @@ from typing import Any
 import torch
 from trl import RewardTrainer, SFTTrainer
 
+from cai_jobs.formats.sft_rows import IGNORED
+from cai_jobs.training.sampling import WholeBatches
+
+BLANK_ROW = {"input_ids": [0, 0], "labels": [IGNORED, IGNORED]}
+"""Nothing in it is trained: it adds 0 to a step's loss and to the tokens that the loss is divided by."""
+
 
 class DialogueTrainer(SFTTrainer):  # type: ignore[misc]
-    """`SFTTrainer` without model cards in its checkpoints. Give it tokenised rows: it then adds no EOS to them."""
+    """`SFTTrainer` that takes the same steps on any number of processes, without model cards in its checkpoints.
+
+    Give it tokenised rows, to which it then adds no EOS, and BLANK_ROW as the last of `train_dataset`.
+    """
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """No card: the artifact's manifest says what the model is."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss; a micro batch of nothing but blank rows is no part of the averages that are logged."""
+        is_blank = self.model.training and bool((inputs["labels"] == IGNORED).all())
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if is_blank:
+            for name in ("entropy", "mean_token_accuracy"):
+                if len(self._metrics["train"][name]) > 1:  # of the first process, whose averages are logged, all are
+                    self._metrics["train"][name].pop()
+        return result
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> WholeBatches:
+        rows = len(self.train_dataset if train_dataset is None else train_dataset) - 1
+        args = self.args
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return WholeBatches(rows, batch, args.data_seed)
 
 
 class ComparisonTrainer(RewardTrainer):  # type: ignore[misc]

@@ -24,6 +24,9 @@ PATTERNS: Mapping[str, str] = {
     api_base.DURATION_PATTERN: "duration: `90m`, `1d12h`",
     api_base.CONFIG_KEY_PATTERN: "key",
     api_base.URL_PATTERN: "http or https address",
+    api_base.INTERFACE_PATTERN: "name of an interface",
+    api_base.DEVICE_PATTERN: "name of a resource",
+    api_base.COMMUNICATION_PATTERN: "name of a variable",
 }
 STAGE_SECTION = "Every stage"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai_operator.api import DEFAULT_CLAIM_SIZE
-from cai_operator.api_base import Constitution, DatasetSource, ModelSource, Source
+from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Constitution, DatasetSource, ModelSource, Source
 from cai_operator.contradictions import LONGEST_PIPELINE_NAME
 from cai_operator.stages import STAGE_NEEDS, STAGES, TRAINING_STAGES
 
@@ -141,6 +141,7 @@ def _size(storage: str) -> str:
 
 _SOME_JUDGE = "has(self.url) || has(self.model) || has(self.apiKeySecret) || has(self.self) || has(self.pocket)"
 _POCKET_JUDGE = "(has(self.judge) ? has(self.judge.pocket) : has(self.models.base.pocket))"
+_TEMPLATES = ("spec.template", *(f"spec.stages.{stage}.template" for stage in STAGES))
 _COUNTED = ("spec.stages.slData", "spec.stages.rlData", "spec.stages.evaluate")
 
 RULES: tuple[Rule, ...] = (
@@ -295,6 +296,33 @@ RULES: tuple[Rule, ...] = (
         "self.engine != 'hf' || self.stages.evaluate.classifier != 'rule' || has(self.models.base.pocket)",
         "the rule knows answers of the pocket world only, and the base model is another; set classifier: judge",
         field="stages.evaluate.classifier",
+    ),
+    Rule(
+        "deviceOnce",
+        tuple(f"{template}.interconnect.devices" for template in _TEMPLATES),
+        "self.all(one, self.exists_one(other, other.resource == one.resource))",
+        "a device is asked for twice; add the counts up",
+    ),
+    Rule(
+        "gpusByTheirOwnField",
+        tuple(f"{template}.interconnect.devices[].resource" for template in _TEMPLATES),
+        f"self != '{GPU}'",
+        "GPUs are asked for by gpusPerNode; take this device away",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "variableOnce",
+        tuple(f"{template}.interconnect.env" for template in _TEMPLATES),
+        "self.all(one, self.exists_one(other, other.name == one.name))",
+        "a variable is given twice; keep one of them",
+    ),
+    Rule(
+        "interfaceOnce",
+        tuple(f"{template}.interconnect" for template in _TEMPLATES),
+        f"!has(self.interface) || !has(self.env) || !self.env.exists(one, one.name in {list(INTERFACE_VARIABLES)})",
+        f"interface sets {' and '.join(INTERFACE_VARIABLES)}; take them out of env, or interface away",
+        field="env",
+        reason="FieldValueForbidden",
     ),
     _stays("claimName", "the claim in use"),
     _stays("storageClassName", "a claim's storage class"),

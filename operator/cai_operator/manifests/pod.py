@@ -7,8 +7,8 @@ from typing import Any
 
 from cai_operator import names
 from cai_operator.api import CAIPipeline
-from cai_operator.api_base import PodTemplate
-from cai_operator.manifests.metadata import stage_name, workload_labels
+from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Interconnect, PodTemplate
+from cai_operator.manifests.metadata import stage_name, workload_labels, workload_selector
 from cai_operator.manifests.quantities import canonical
 from cai_operator.manifests.site import MOUNT, TEXTS, Site
 from cai_operator.manifests.texts_config_map import texts_volume
@@ -16,7 +16,6 @@ from cai_operator.manifests.volume_claim import ONCE, access_mode, claim_of
 from cai_operator.workloads import Resources, Workload
 
 CONTAINER = "program"
-GPU = "nvidia.com/gpu"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SHM_WITH_GPUS = "16Gi"
 GRACE_S = 60
@@ -57,6 +56,7 @@ def pod_template(
     A container's own environment ("env" of `container`) comes after what every program gets.
     """
     template = template_of(pipeline, workload)
+    network = _interconnect(template, workload)
     metadata: dict[str, Any] = {"labels": {**(template.labels or {}), **workload_labels(pipeline, workload)}}
     if template.annotations:
         metadata["annotations"] = dict(template.annotations)
@@ -66,16 +66,16 @@ def pod_template(
         "image": workload.image or site.images.get(pipeline.spec.engine, ""),
         "command": [_literal(part) for part in workload.command],
         **_given(imagePullPolicy=template.image_pull_policy or site.pull_policy),
-        "resources": _resources(workload.resources),
+        "resources": _resources(workload.resources, network),
         "volumeMounts": _mounts(template, workload),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
+            "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if network.ipc_lock else {})},
             "readOnlyRootFilesystem": True,
         },
         **container,
-        "env": [*_environment(workload), *own_environment],
+        "env": [*_environment(workload, network), *own_environment],
     }
     pod = {
         "automountServiceAccountToken": False,
@@ -84,7 +84,7 @@ def pod_template(
         "securityContext": _pod_security(site),
         "containers": [program],
         "volumes": _volumes(pipeline, template, workload),
-        **_placement(pipeline, template),
+        **_placement(pipeline, template, workload),
         **spec,
     }
     return {"metadata": metadata, "spec": pod}
@@ -103,15 +103,26 @@ def _pod_security(site: Site) -> dict[str, Any]:
     return context
 
 
-def _resources(asked: Resources) -> dict[str, Any]:
+def _interconnect(template: PodTemplate, workload: Workload) -> Interconnect:
+    """What the template says of the network among several machines; nothing for a pod that is alone."""
+    given = template.interconnect if workload.nodes > 1 else None
+    return given or Interconnect()
+
+
+def _resources(asked: Resources, network: Interconnect) -> dict[str, Any]:
     """No CPU limit: a program would stand still while cores are free."""
     cpu, memory = canonical(asked.cpu), canonical(asked.memory)
-    gpus = {GPU: str(asked.gpus)} if asked.gpus else {}
-    return {"requests": {"cpu": cpu, "memory": memory, **gpus}, "limits": {"memory": memory, **gpus}}
+    devices = {GPU: str(asked.gpus)} if asked.gpus else {}
+    devices |= {device.resource: canonical(str(device.count)) for device in network.devices or ()}
+    return {"requests": {"cpu": cpu, "memory": memory, **devices}, "limits": {"memory": memory, **devices}}
 
 
-def _environment(workload: Workload) -> list[dict[str, Any]]:
+def _environment(workload: Workload, network: Interconnect) -> list[dict[str, Any]]:
     plain = {**ENVIRONMENT, **({} if workload.resources.gpus else NO_GPUS), **workload.environment}
+    if network.interface is not None:
+        # NCCL takes a bare name for a prefix: eth1 would be eth10, too
+        plain |= dict(zip(INTERFACE_VARIABLES, (f"={network.interface}", network.interface), strict=True))
+    plain |= {variable.name: variable.value for variable in network.env or ()}
     return [
         *({"name": name, "value": _literal(value)} for name, value in plain.items()),
         *(
@@ -155,11 +166,14 @@ def _volumes(pipeline: CAIPipeline, template: PodTemplate, workload: Workload) -
     return volumes
 
 
-def _placement(pipeline: CAIPipeline, template: PodTemplate) -> dict[str, Any]:
+def _placement(pipeline: CAIPipeline, template: PodTemplate, workload: Workload) -> dict[str, Any]:
+    own = {"labelSelector": {"matchLabels": workload_selector(pipeline, workload)}}
+    spread = [{**own, **copy.deepcopy(constraint)} for constraint in template.topology_spread_constraints or ()]
     return _given(
         nodeSelector=dict(template.node_selector) if template.node_selector else None,
         tolerations=copy.deepcopy(list(template.tolerations)) if template.tolerations else None,
         affinity=_affinity(pipeline, template),
+        topologySpreadConstraints=spread or None,
         priorityClassName=template.priority_class_name,
         runtimeClassName=template.runtime_class_name,
         schedulerName=template.scheduler_name,

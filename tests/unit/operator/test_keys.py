@@ -83,6 +83,18 @@ RUNTIME_CHANGES = [
     {"image": "other:2"},
     {"storage": {"size": "9Gi"}},
     {"template": {"nodeSelector": {"zone": "b"}, "shmSize": "1Gi"}},
+    {
+        "template": {
+            "interconnect": {
+                "interface": "eth1",
+                "devices": [{"resource": "rdma/hca"}],
+                "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+                "ipcLock": True,
+            },
+            "topologySpreadConstraints": [{"topologyKey": "rack"}],
+        },
+        "stages": {"sft": {"nodes": 2}},
+    },
     {"gpusPerNode": 4},
     {"hubTokenSecret": {"name": "a", "key": "b"}},
     {"stages": {"slData": {"batchSize": 3, "retries": 9, "deadline": "1h"}}},

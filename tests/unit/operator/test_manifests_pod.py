@@ -138,6 +138,52 @@ def test_programs_that_wait_ask_for_less_and_have_one_thread(pods):
     assert {environment(template)["OMP_NUM_THREADS"] for template in found.values()} == {"1"}
 
 
+INTERCONNECT = {
+    "interface": "eth1",
+    "devices": [{"resource": "rdma/hca"}, {"resource": "vpc.amazonaws.com/efa", "count": 4}],
+    "env": [{"name": "NCCL_IB_HCA", "value": "mlx5_$(X)"}],
+    "ipcLock": True,
+}
+
+
+def test_the_interconnect_is_for_pods_on_several_machines(pods):
+    found = pods({"gpusPerNode": 8, "stages": {"sft": {"nodes": 2}}, "template": {"interconnect": INTERCONNECT}})
+    sft = program(found["sft"])
+    devices = {"nvidia.com/gpu": "8", "rdma/hca": "1", "vpc.amazonaws.com/efa": "4"}
+    for kind in ("requests", "limits"):
+        assert {name: sft["resources"][kind].get(name) for name in devices} == devices
+    assert sft["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    seen = environment(found["sft"])
+    assert (seen["NCCL_SOCKET_IFNAME"], seen["GLOO_SOCKET_IFNAME"]) == ("=eth1", "eth1")
+    assert seen["NCCL_IB_HCA"] == "mlx5_$$(X)"
+    assert len(seen) == len(sft["env"])
+    for name, template in found.items():
+        if name != "sft":
+            assert program(template)["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "rdma/hca" not in program(template)["resources"]["limits"]
+            assert not [variable for variable in environment(template) if variable.startswith(("NCCL_", "GLOO_"))]
+
+
+def test_no_capability_is_added_unless_it_is_asked_for(pods):
+    given = {"interface": "eth1", "devices": [{"resource": "rdma/hca"}]}
+    found = pods({"stages": {"sft": {"nodes": 2, "template": {"interconnect": given}}}})
+    assert program(found["sft"])["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_pods_are_spread_by_the_template_each_job_by_itself(pods):
+    rack = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
+    other = {**rack, "labelSelector": {"matchLabels": {"team": "red"}}}
+    found = pods({"stages": {"sft": {"nodes": 2}}, "template": {"topologySpreadConstraints": [rack, other]}})
+    for template in found.values():
+        ours, given = template["spec"]["topologySpreadConstraints"]
+        assert given == other
+        selector = ours.pop("labelSelector")["matchLabels"]
+        assert ours == rack
+        assert set(selector) == {PIPELINE_LABEL, WORKLOAD_LABEL}
+        assert selector.items() <= template["metadata"]["labels"].items()
+    assert all("topologySpreadConstraints" not in template["spec"] for template in pods().values())
+
+
 def test_secrets_are_references_and_nowhere_else(pods):
     key = {"name": "judge", "key": "token"}
     judge = {"url": "https://host/v1/chat/completions", "model": "m", "apiKeySecret": key}

@@ -152,6 +152,36 @@ SMALL = "lower case letters, digits, '-' and '.', with a letter or digit first a
             "an address that begins with http:// or https://",
         ),
         (
+            {"template": {"interconnect": {"devices": [{"resource": "rdma/hca"}] * 2}}},
+            "spec.template.interconnect.devices",
+            "one resource twice",
+            "each resource once, with its whole count",
+        ),
+        (
+            {"stages": {"sft": {"template": {"interconnect": {"devices": [{"resource": "nvidia.com/gpu"}]}}}}},
+            "spec.stages.sft.template.interconnect.devices[0].resource",
+            "nvidia.com/gpu",
+            "other devices: GPUs are asked for by gpusPerNode",
+        ),
+        (
+            {"template": {"interconnect": {"env": [{"name": "NCCL_DEBUG", "value": "INFO"}] * 2}}},
+            "spec.template.interconnect.env",
+            "one variable twice",
+            "each variable once",
+        ),
+        (
+            {"template": {"interconnect": {"interface": "a", "env": [{"name": "GLOO_SOCKET_IFNAME", "value": "b"}]}}},
+            "spec.template.interconnect.env",
+            "GLOO_SOCKET_IFNAME beside interface",
+            "either of them",
+        ),
+        (
+            {"template": {"interconnect": {"interface": "^lo"}}},
+            "spec.template.interconnect.interface",
+            '"^lo"',
+            "the name of one network interface, such as eth0",
+        ),
+        (
             {"judge": {"panel": [{"url": "https://a", "model": "m"}] * 2}},
             "spec.judge.panel",
             "one judge twice",
