@@ -49,13 +49,9 @@ class Artifact:
         """Publish and return the last word: {"artifact": {"key", "digest", "files", "bytes"}, "metrics"}."""
         if self.header is None:
             return {"metrics": self.metrics}
-        for name in self.scratch:
-            leftover = self.path / name
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
-        files = [_describe(path, self.path) for path in _files_below(self.path)]
+        hidden = {self.path / name for name in self.scratch}
+        kept = [path for path in _files_below(self.path) if not hidden & {path, *path.parents}]
+        files = [_describe(path, self.path) for path in kept]
         manifest = {
             "schemaVersion": SCHEMA_VERSION,
             **self.header,
@@ -66,10 +62,10 @@ class Artifact:
             "files": files,
         }
         write_synced(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        for directory in {self.path, *(path.parent for path in _files_below(self.path))}:
+        for directory in {self.path, *(path.parent for path in kept)}:
             sync_path(directory)
-        self.path.rename(self.directory)
-        sync_path(self.directory.parent)
+        # from here on it is whole, and whoever is killed is followed by one that finishes this
+        _finish(self.path, self.directory, self.scratch)
         return last_word(manifest)
 
 
@@ -103,6 +99,10 @@ def open_artifact(
             return
         partial = directory.with_name(directory.name + ".partial")
         partial.mkdir(exist_ok=True)
+        if (read(partial) or {}).get("key") == fields["key"]:
+            _finish(partial, directory, scratch)
+            yield None
+            return
         yield Artifact(directory, partial, fields, started, scratch=scratch)
 
 
@@ -185,6 +185,18 @@ def _parse_header(header: str | None) -> dict[str, Any]:
     if missing:
         raise InputError(f"--artifact-header lacks {', '.join(sorted(missing))}")
     return dict(fields)
+
+
+def _finish(partial: Path, directory: Path, scratch: Sequence[str]) -> None:
+    """Remove what is not published and rename; the manifest is there."""
+    for name in scratch:
+        leftover = partial / name
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+    partial.rename(directory)
+    sync_path(directory.parent)
 
 
 def _files_below(root: Path) -> list[Path]:

@@ -96,3 +96,28 @@ def test_without_artifact_flags_outputs_go_to_a_plain_directory(tmp_path: Path) 
         artifact.metrics["rows"] = 1
         assert artifact.publish() == {"metrics": {"rows": 1}}
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_a_program_killed_while_it_digests_keeps_what_it_goes_on_from(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts, "_describe", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "k1")
+    assert (tmp_path / "k1.partial" / "checkpoints" / "big").read_text() == "x"
+    assert (tmp_path / "k1.partial" / "journal.jsonl").exists()
+
+
+def test_a_program_killed_between_manifest_and_rename_is_done(tmp_path, monkeypatch):
+    """Its scratch may be half removed: nothing can go on from that, and nothing need."""
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts.shutil, "rmtree", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "k1")
+    with artifacts.open_artifact(tmp_path / "k1", HEADER, tmp_path, scratch=["checkpoints"]) as artifact:
+        assert artifact is None
+    assert sorted(p.name for p in (tmp_path / "k1").rglob("*")) == ["manifest.json", "model", "weights"]
+    artifacts.verify(tmp_path / "k1")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
