@@ -17,13 +17,14 @@ TORCH_VERSION = $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help run status test test-unit lint format manifests cluster cluster-down cluster-programs images lock pocket-base five-seeds benchmark benchmark-operator benchmark-cluster benchmark-generators clean
+.PHONY: help run status test test-unit test-nemo lint format manifests cluster cluster-down cluster-programs images lock pocket-base five-seeds benchmark benchmark-operator benchmark-cluster benchmark-generators clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PIPELINE=FILE and WORKDIR=DIR choose another resource for make run;"
-	@echo "  IMAGES=\"operator jobs-cpu\" chooses what make images builds (jobs, for GPUs, takes 6 GB);"
+	@echo "  IMAGES=\"operator jobs-cpu\" chooses what make images builds (jobs, for GPUs, takes 6 GB;"
+	@echo "  nemo is built on NVIDIA's image);"
 	@echo "  TORCH_INDEX=URL installs torch from an index of CPU builds;"
 	@echo "  PYTHON=PATH chooses the interpreter (3.11 or newer)."
 
@@ -38,6 +39,9 @@ test: $(VENV)/.ready cluster-programs ## run every test
 
 test-unit: $(VENV)/.ready ## run the fast tests of the pure core
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit
+
+test-nemo: $(VENV)/.ready ## let the real NeMo-Aligner read a pocket run's files (once: five minutes, 2 GB)
+	$(BIN)/python -m pytest tests/pipeline/test_nemo_aligner.py
 
 lint: $(VENV)/.ready ## check style, types and layers
 	$(BIN)/ruff check .

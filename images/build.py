@@ -1,9 +1,10 @@
 """Build the container images with docker or buildah, whichever works here: `make images`, or
 
-    python3 images/build.py [operator] [jobs] [jobs-cpu] [--builder buildah] [--base REFERENCE]
+    python3 images/build.py [operator] [jobs] [jobs-cpu] [nemo] [--builder buildah] [--base REFERENCE]
 
-Tags cai-operator:dev, cai-jobs:dev (GPUs, 6 GB) and cai-jobs:dev-cpu. pip in the build uses the index and the
-certificates that this machine's pip is set to, in its environment or in `pip config`.
+Tags cai-operator:dev, cai-jobs:dev (GPUs, 6 GB), cai-jobs:dev-cpu, and, if asked, cai-nemo:dev, whose base is
+NVIDIA's. pip in the build uses the index and the certificates that this machine's pip is set to, in its environment or
+in `pip config`.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ FLAVOURS = {
     "operator": Flavour("operator/Dockerfile", "requirements-operator.txt", "cai-operator:dev"),
     "jobs": Flavour("jobs/Dockerfile", "requirements-jobs.txt", "cai-jobs:dev"),
     "jobs-cpu": Flavour("jobs/Dockerfile.cpu", "requirements-jobs-cpu.txt", "cai-jobs:dev-cpu"),
+    "nemo": Flavour("nemo/Dockerfile", "requirements-nemo.txt", "cai-nemo:dev"),
 }
+# nemo only by name: its base is tens of gigabytes
+DEFAULT = ("operator", "jobs", "jobs-cpu")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="images/build.py", description="Build the container images.")
-    parser.add_argument("flavours", nargs="*", metavar="FLAVOUR", help=f"{', '.join(FLAVOURS)}; default: all")
+    parser.add_argument(
+        "flavours", nargs="*", metavar="FLAVOUR", help=f"{', '.join(FLAVOURS)}; default: {', '.join(DEFAULT)}"
+    )
     parser.add_argument("--builder", choices=("docker", "buildah"), help="default: docker if it answers, else buildah")
     parser.add_argument("--base", help="base image instead of the Dockerfile's own (for one flavour)")
     options = parser.parse_args()
@@ -53,7 +59,7 @@ def main() -> int:
     if not builder:
         print("error: neither a running docker nor buildah is on this machine; install one of them", file=sys.stderr)
         return 1
-    for name in options.flavours or FLAVOURS:
+    for name in options.flavours or DEFAULT:
         flavour = FLAVOURS[name]
         print(f"building {flavour.tag} from images/{flavour.dockerfile} with {builder}", flush=True)
         done = subprocess.run(command(builder, flavour, options.base), cwd=ROOT)

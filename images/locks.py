@@ -16,8 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
-PYTHON_OF_BOOKWORM = "3.11"
+PYTHON_OF_BOOKWORM = "3.11"  # and of the nemo image: the second Python of its Ubuntu
 PYTHON_OF_TRIXIE = "3.13"
+NVIDIAS_PART = ("torch", "trl", "accelerate", "tensorboard", "fastapi", "uvicorn")
 # `pip freeze` leaves setuptools out of requirements.lock, though torch and tensorboard ask for it.
 LEFT_OUT_OF_LOCK = {"setuptools": "84.2.1"}
 
@@ -30,6 +31,8 @@ def main() -> int:
         "requirements-jobs.txt": needs("cai-operator", PYTHON_OF_BOOKWORM, extras=("jobs",)),
         # Debian's torch comes with what it needs itself; the rest is the same as on GPUs.
         "requirements-jobs-cpu.txt": needs("cai-operator", PYTHON_OF_TRIXIE, extras=("jobs",), without=("torch",)),
+        # What trains and serves is NVIDIA's own there.
+        "requirements-nemo.txt": needs("cai-operator", PYTHON_OF_BOOKWORM, extras=("jobs",), without=NVIDIAS_PART),
     }
     stale = []
     for name, packages in files.items():

@@ -1,5 +1,9 @@
-"""The operator's image and the CPU flavour of the programs' image: what is in them, and that they run as pods do."""
+"""The images of the operator, of the programs for CPUs and of engine nemo: what is in them, that they run as pods do.
 
+The last is built on a plain Debian in place of NVIDIA's image.
+"""
+
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +14,8 @@ from tests.harness import images
 from tests.harness.availability import skipped_where_unavailable
 from tests.harness.images import Image
 
-FLAVOURS = ("operator", "jobs-cpu")
+FLAVOURS = ("operator", "jobs-cpu", "nemo")
+TITLES = {"operator": "cai-operator", "jobs-cpu": "cai-jobs", "nemo": "cai-nemo"}
 UID = 10001
 PROGRAMS = sorted(
     path.stem
@@ -28,6 +33,8 @@ class Container:
         self.image = image
         self.root = root
         self.config = image.config()["config"]
+        # in NVIDIA's image `python` is NVIDIA's
+        self.python = "/opt/cai/bin/python" if image.flavour == "nemo" else "python"
 
     def run(self, *words: str, uid: int = UID) -> subprocess.CompletedProcess[str]:
         """Run a program under the restricted level's terms: that user, no other group, a read-only root, only /tmp to
@@ -62,6 +69,10 @@ def is_operator(container: Container) -> bool:
     return container.image.flavour == "operator"
 
 
+def is_nvidias(container: Container) -> bool:
+    return container.image.flavour == "nemo"
+
+
 def test_pods_give_the_whole_command_and_nobody_is_root(container: Container) -> None:
     assert container.config["User"] == f"{UID}:{UID}"
     assert not container.config.get("Entrypoint")
@@ -72,7 +83,7 @@ def test_labels_say_what_it_is_and_where_it_comes_from(container: Container) -> 
     labels = {
         name.removeprefix("org.opencontainers.image."): value for name, value in container.config["Labels"].items()
     }
-    assert labels["title"] == ("cai-operator" if is_operator(container) else "cai-jobs")
+    assert labels["title"] == TITLES[container.image.flavour]
     assert labels["version"] == "0.1.0"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["description"]
@@ -96,9 +107,9 @@ def test_leftovers_of_the_build_stay_out_of_it(container: Container) -> None:
     assert list((container.root / "mnt").iterdir()) == []
 
 
-def test_the_operator_has_no_torch(container: Container) -> None:
-    done = container.run("python", "-c", "import torch")
-    assert ("No module named 'torch'" in done.stderr) == is_operator(container)
+def test_only_where_torch_is_needed_we_bring_one(container: Container) -> None:
+    done = container.run(container.python, "-c", "import torch")
+    assert ("No module named 'torch'" in done.stderr) == (container.image.flavour != "jobs-cpu")
     if is_operator(container):
         heavy = {"torch", "transformers", "numpy", "pyarrow", "nvidia"}
         assert not [path for path in container.files() if heavy & set(path.parts)]
@@ -115,10 +126,10 @@ def test_python_code_is_compiled_and_stays_valid(container: Container) -> None:
 
 def test_nothing_can_be_written_but_temporary_files(container: Container) -> None:
     probe = "import pathlib, tempfile; pathlib.Path('/opt/project/new').touch()"
-    assert "Read-only file system" in container.run("python", "-c", probe).stderr
+    assert "Read-only file system" in container.run(container.python, "-c", probe).stderr
     ours = [path for path in container.files() if path.parts[0] != "proc" and lives_as(container.root / path, UID)]
     assert ours == []
-    done = container.run("python", "-c", "import pathlib; (pathlib.Path.home() / 'new').touch()")
+    done = container.run(container.python, "-c", "import pathlib; (pathlib.Path.home() / 'new').touch()")
     assert done.returncode == 0, done.stderr
 
 
@@ -128,21 +139,22 @@ def lives_as(path: Path, uid: int) -> bool:
 
 @pytest.mark.parametrize("uid", [UID, 23456])
 def test_the_user_has_a_name_whatever_its_number(container: Container, uid: int) -> None:
-    done = container.run("python", "-c", "import getpass; print(getpass.getuser())", uid=uid)
+    done = container.run(container.python, "-c", "import getpass; print(getpass.getuser())", uid=uid)
     assert done.stdout == "cai\n", done.stderr
 
 
 def test_the_command_and_the_shipped_files_are_there(container: Container) -> None:
-    assert "usage: cai" in container.run("cai", "--help").stdout
+    command = ("/opt/cai/bin/python", "-m", "cai_operator.cli") if is_nvidias(container) else ("cai",)
+    assert "usage: cai" in container.run(*command, "--help").stdout
     reading = (
         "from importlib.resources import files; data = files('cai_jobs') / 'data';"
         "print((data / 'constitution' / 'judge_system_prompt.txt').is_file(), (data / 'pocket' / 'model').is_dir())"
     )
-    assert container.run("python", "-c", reading).stdout == "True True\n"
+    assert container.run(container.python, "-c", reading).stdout == "True True\n"
 
 
 def test_the_operator_starts(container: Container) -> None:
-    done = container.run("python", "-m", "cai_operator.main", "--help")
+    done = container.run(container.python, "-m", "cai_operator.main", "--help")
     assert done.returncode == 0, done.stderr
     assert "CAI_NAMESPACES" in done.stdout
 
@@ -152,14 +164,14 @@ def test_every_program_starts(container: Container) -> None:
         pytest.skip("the programs run from the jobs image")
     assert "sft" in PROGRAMS
     for program in PROGRAMS:
-        done = container.run("python", "-m", f"cai_jobs.{program}", "--help")
+        done = container.run(container.python, "-m", f"cai_jobs.{program}", "--help")
         assert done.returncode == 0, f"{program}: {done.stderr}"
         assert "usage:" in done.stdout
 
 
 def test_the_libraries_work_together(container: Container) -> None:
-    if is_operator(container):
-        pytest.skip("the programs run from the jobs image")
+    if container.image.flavour != "jobs-cpu":
+        pytest.skip("what trains is in the jobs image")
     # imports that the programs make late, and one step of arithmetic through OpenBLAS
     probe = (
         "import torch, fastapi, uvicorn, sentencepiece, datasets; from trl import SFTTrainer, RewardTrainer;"
@@ -168,3 +180,31 @@ def test_the_libraries_work_together(container: Container) -> None:
     )
     done = container.run("python", "-c", probe)
     assert done.stdout == "4096.0 SFTTrainer RewardTrainer\n", done.stderr
+
+
+def test_the_generators_libraries_are_there_beside_nvidias_programs(container: Container) -> None:
+    if not is_nvidias(container):
+        pytest.skip("about the nemo image")
+    # what the generators, the data sets' program and the evaluation import late; transformers counts tokens
+    probe = (
+        "import datasets, huggingface_hub, httpx, numpy, sentencepiece; from importlib.resources import files;"
+        "from cai_jobs.generation.lengths import token_counter;"
+        "print(token_counter(str(files('cai_jobs') / 'data' / 'pocket' / 'model'), None)('<extra_id_1>User') > 1)"
+    )
+    done = container.run(container.python, "-c", probe)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_nothing_of_the_base_is_replaced_in_the_nemo_image(container: Container) -> None:
+    if not is_nvidias(container):
+        pytest.skip("about the nemo image")
+    ours = {"etc/passwd", "etc/group", "etc/ld.so.cache"}
+    changed = []
+    for name, digest in images.files_of_base("nemo").items():
+        path = container.root / name
+        kept = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        if not kept and name not in ours and not name.startswith(("var/lib/dpkg/", "var/log/", "var/cache/")):
+            changed.append(name)
+    assert changed == []
+    path = next((entry for entry in container.config["Env"] if entry.startswith("PATH=")), "")
+    assert "/opt/cai" not in path

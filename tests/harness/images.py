@@ -1,6 +1,6 @@
 """The project's images, built without a registry: Debian's bases by debootstrap, then our own Dockerfiles by buildah.
 
-`python -m tests.harness.images [operator] [jobs-cpu] [jobs]` builds them and prints where their archives are.
+`python -m tests.harness.images [operator] [jobs-cpu] [jobs] [nemo]` builds them and prints where their archives are.
 
 In the cache each flavour has one directory a recipe (Dockerfile, locked packages, base), which holds buildah's storage
 and the archives: a changed source adds a last thin layer to what is there, a changed recipe starts anew.
@@ -46,9 +46,16 @@ class Base:
 
 
 PYTHON = Base("bookworm", ("ca-certificates", "python3", "python3-venv"))
-BASES = {"operator": PYTHON, "jobs": PYTHON, "jobs-cpu": Base("trixie")}
+# stands in for NVIDIA's image as far as the build goes: a distribution without Python, but with a package python3.11
+NVIDIAS = Base("bookworm", ("ca-certificates",))
+BASES = {"operator": PYTHON, "jobs": PYTHON, "jobs-cpu": Base("trixie"), "nemo": NVIDIAS}
 # what a cold build takes with two cores
-DURATIONS = {"operator": "half a minute", "jobs": "six minutes and 15 GB of disk", "jobs-cpu": "four minutes"}
+DURATIONS = {
+    "operator": "half a minute",
+    "jobs": "six minutes and 15 GB of disk",
+    "jobs-cpu": "four minutes",
+    "nemo": "two minutes",
+}
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,24 @@ class Image:
 
 
 def build(*flavours: str) -> dict[str, Image]:
-    """The named flavours ("operator", "jobs-cpu", "jobs"), from the cache or built into it, by one process at a time.
+    """The named flavours (keys of BASES), from the cache or built into it, by one process at a time.
 
     Unavailable with a sentence where this machine cannot build images.
     """
     return {flavour: _image(flavour) for flavour in flavours}
+
+
+def files_of_base(flavour: str) -> dict[str, str]:
+    """The regular files of a flavour's base and their SHA-256, by their paths from its root."""
+    found: dict[str, str] = {}
+    with tarfile.open(_base(BASES[flavour])) as archive:
+        (layer,) = (member for member in archive if member.isfile() and member.name.endswith(".tar"))
+        with tarfile.open(fileobj=archive.extractfile(layer)) as contents:
+            for member in contents:
+                file = contents.extractfile(member) if member.isreg() else None
+                if file is not None:
+                    found[member.name.removeprefix("./")] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 @dataclass(frozen=True)

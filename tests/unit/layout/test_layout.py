@@ -1,5 +1,6 @@
 """The repository's shape: what a stray file would silently break."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,11 @@ def test_lock_names_no_address() -> None:
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text
     assert "torch==" in text
+
+
+def test_nemo_aligners_lock_pins_everything_and_leaves_torch_to_ours() -> None:
+    lines = (ROOT / "tests" / "nemo_packages" / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins["nemo_aligner"] == "0.7.0"
+    assert all(re.fullmatch(r"[\w.]+", version) for version in pins.values())
+    assert not {"torch", "triton"} & set(pins)
