@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from cai_jobs.contract.peers import await_first_node
 from cai_jobs.contract.program import EXIT_INPUT, EXIT_RETRY, InputError, RetryableError
 from cai_jobs.training.startup import heavy_imports
+from cai_jobs.training.stores import allow_torch_without_libuv
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with heavy_imports():
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+        allow_torch_without_libuv()
     where = ["--standalone"] if args.nodes == 1 else [f"--nnodes={args.nodes}"]
     try:
         _torchrun([*where, f"--nproc-per-node={args.processes}", "-m", args.program, *args.flags])

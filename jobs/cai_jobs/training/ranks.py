@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from cai_jobs.contract import artifacts
 from cai_jobs.training.startup import heavy_imports
+from cai_jobs.training.stores import allow_torch_without_libuv
 
 Value = TypeVar("Value")
 
@@ -81,6 +82,8 @@ def _start_process_group(device: str) -> None:
         from accelerate import PartialState
 
         from cai_jobs.training.devices import resolve_device
+
+        allow_torch_without_libuv()
 
     # the same state that the trainer finds later: it must be made with the trainer's backend
     if resolve_device(device) == "cpu":
