@@ -19,7 +19,7 @@ from cai_operator.validation import parse_pipeline
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[2] / "examples"
-NAMES = ("mistral-7b",)
+NAMES = ("mistral-7b", "llama-70b-multinode")
 
 
 def golden(name: str) -> str:
