@@ -6,7 +6,8 @@
 
 A model of the hub is fetched to WORK/NAME, WORK being `nemo` below the unfinished artifact; a directory is read where
 it is. Each is converted by a command after `--`, the base's first. A path that ends in .nemo is copied as it is.
-Publishes `base/model.nemo` and `base/tokenizer/`, and the same below `assistant/` where that is another model.
+Publishes `base/model.nemo`, `base/tokenizer/` and, of a model that was converted, its `base/config.json`; and the same
+below `assistant/` where that is another model.
 """
 
 from __future__ import annotations
@@ -23,15 +24,13 @@ from cai_jobs.contract.program import InputError, Parser, RetryableError
 from cai_jobs.fetch_models import CONFIGURATION, check, fetch
 from cai_jobs.fetching import sources
 from cai_jobs.fetching.sources import Source
-from cai_jobs.nemo import checkpoints, commands, log
-from cai_jobs.nemo.child import Child
-from cai_jobs.nemo.failures import failure
+from cai_jobs.nemo import checkpoints, commands
+from cai_jobs.nemo.conversion import OUTPUT_FLAG, convert, output_of
 
 PROGRAM = "nemo_models"
 MODEL, TOKENIZER, WORK = "model.nemo", "tokenizer", "nemo"
-OUTPUT_FLAG, SCALING_FLAG = "--output_path", "--llama31"
+SCALING_FLAG = "--llama31"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
-LOOK_S = 1.0
 
 
 def build_parser() -> Parser:
@@ -83,6 +82,9 @@ def _bring(name: str, source: Source, converter: list[str] | None, directory: Pa
         else:
             assert converter is not None
             _convert(name, source, converter, directory / WORK, target, grace_s)
+    if ready is None:
+        # what a model that was trained from this one needs, to be brought back into this format
+        shutil.copyfile(_hub_format(name, source, directory / WORK) / CONFIGURATION, directory / name / CONFIGURATION)
     if not (directory / name / TOKENIZER).is_dir():
         _tokenizer(_hub_format(name, source, directory / WORK), target, directory / name / TOKENIZER)
     return {"source": origin or str(source.paths[0]), "bytes": target.stat().st_size}
@@ -113,23 +115,14 @@ def _convert(name: str, source: Source, converter: list[str], work: Path, target
         fetch(source, hub_format, f"--{name}")
     _check_family(name, hub_format, converter)
     output = work / f"{name}.nemo"
-    if OUTPUT_FLAG not in converter or Path(converter[converter.index(OUTPUT_FLAG) + 1]) != output:
+    if output_of(converter) != output:
         raise InputError(f"the converter of {name} must write {OUTPUT_FLAG} {output}, where its file is looked for")
     output.unlink(missing_ok=True)  # what a converter that was killed left behind
-    reading = log.Reading()
-    with Child(converter, work, grace_s) as child:
-        while child.code is None:
-            for line in child.lines(LOOK_S):
-                reading.read(line)
-        for line in child.lines(LOOK_S):
-            reading.read(line)
-        code = child.code
-    script = commands.name_of(converter)
-    if code:
-        raise failure(script, code, reading, f" on {name}")
+    convert(converter, work, grace_s, f" on {name}")
     if not checkpoints.is_whole(output):
         raise RetryableError(
-            f"{script} ended with 0, but {output} is no whole .nemo file; is there room on the volume?"
+            f"{commands.name_of(converter)} ended with 0, but {output} is no whole .nemo file; is there room on the "
+            "volume?"
         )
     output.rename(target)
 

@@ -10,6 +10,9 @@ against their manifests; its log becomes progress and `metrics.jsonl`; it is don
 resumes by itself from what is below --work-dir, so the same command goes on after a crash. A program that does not
 leave when it is done is made to. With several nodes (`PET_NODE_RANK`) the first one judges and publishes.
 
+With --export-from a second command, after another `--`, is a converter: when the training is done it brings the model
+into Hugging Face format, published as `huggingFace/` beside it.
+
 PPO's actor (--critic-host) and its critic (--serves) are one unit: before the actor starts both are brought to the
 newest step both have saved, and the critic has all its models ready; an actor whose critic is gone or was started again
 is stopped, exit code 1; when the actor is done the critic is stopped, and must be saved at the same step.
@@ -25,7 +28,7 @@ from typing import Any
 from cai_jobs.contract import artifacts, program
 from cai_jobs.contract.peers import RANK, await_first_node, is_first_node
 from cai_jobs.contract.program import InputError, Parser
-from cai_jobs.nemo import commands, critic_server, inputs, server, trainer
+from cai_jobs.nemo import commands, critic_server, export, inputs, server, trainer
 from cai_jobs.nemo.child import STOP_SIGNALS
 from cai_jobs.nemo.unit import FOLDER
 
@@ -33,7 +36,7 @@ PROGRAM = "nemo_run"
 
 
 def build_parser() -> Parser:
-    """The wrapper's flags; the program's command follows them after `--`."""
+    """The wrapper's flags; the program's command follows them after `--`, a converter's after another."""
     parser = Parser(PROGRAM, "Run one of NVIDIA's programs under the program contract: FLAGS -- PROGRAM ARGUMENTS.")
     parser.add_argument("--input", type=Path, action="append", default=[], help="an artifact it reads; repeatable")
     parser.add_argument(
@@ -58,6 +61,11 @@ def build_parser() -> Parser:
     training.add_argument("--max-steps", type=int, default=-1, help="steps at most; -1: as the rows have it")
     training.add_argument("--linger-s", type=float, default=300.0, help="seconds it may stay once it is done")
     training.add_argument("--poll-s", type=float, default=5.0, help="seconds between looks at its files")
+    training.add_argument(
+        "--export-from",
+        type=Path,
+        help="the base model as published: its config.json and tokenizer, for the converter that is the second command",
+    )
 
     pair = parser.add_argument_group("the actor, which has a critic")
     pair.add_argument("--critic-host", help="where its critic listens, whose wrapper has --serves")
@@ -89,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """
     flags, found = commands.split(argv)
     args = build_parser().parse_args(flags)
-    command = _only(found)
+    command, converter = _commands(found, args.export_from is not None)
     if os.environ.get(RANK):
         await_first_node()
     if args.serve and args.serves is not None:
@@ -100,22 +108,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         raise InputError("--model and --rows are needed to tell when a trainer is done; --serve is for servers")
     if not is_first_node():
         return trainer.follow(args, command)
-    scratch = [args.work_dir, *args.scratch, trainer.STATE]
+    scratch = [args.work_dir, *args.scratch, trainer.STATE, export.WORK]
     if args.critic_host is not None:
         scratch += [args.critic_dir, FOLDER]
     with artifacts.open_artifact(args.artifact_dir, args.artifact_header, args.output_dir, scratch) as artifact:
         if artifact is None:
             return artifacts.last_word(artifacts.read(args.artifact_dir) or {})
-        artifact.metrics.update(trainer.train(args, command, artifact.path))
+        artifact.metrics.update(trainer.train(args, command, artifact.path, converter))
         return artifact.publish()
 
 
-def _only(found: list[list[str]]) -> list[str]:
-    if len(found) != 1:
+def _commands(found: list[list[str]], exports: bool) -> tuple[list[str], list[str]]:
+    """The program's command, and the converter's, empty where there is none."""
+    if len(found) != 1 + exports:
+        wanted, more = ("two are", " -- CONVERTER …") if exports else ("one is", "")
         raise InputError(
-            f"{len(found)} commands after --; one is wanted: python -m cai_jobs.{PROGRAM} FLAGS -- PROGRAM …"
+            f"{len(found)} commands after --; {wanted} wanted: python -m cai_jobs.{PROGRAM} FLAGS -- PROGRAM …{more}"
         )
-    return found[0]
+    return found[0], found[1] if exports else []
 
 
 if __name__ == "__main__":

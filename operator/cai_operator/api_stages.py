@@ -22,6 +22,14 @@ MaxRejected = Annotated[
     ),
 ]
 
+ExportHuggingFace = Annotated[
+    bool,
+    Field(
+        description="Publish the model in Hugging Face format too, as huggingFace/ beside model.nemo; nemo only: the "
+        "models of hf have that format anyway. Needs a base model that came in it.",
+    ),
+]
+
 
 class Server(Model):
     """A model server that stands while a stage needs it."""
@@ -121,6 +129,8 @@ class SlDataStage(Stage):
 class SftStage(Stage):
     """Fine-tune the base model on the revised answers: the SL-CAI model."""
 
+    export_hugging_face: ExportHuggingFace = False
+
 
 class Splits(Model):
     """Shares of the preference pairs; together 1."""
@@ -188,6 +198,7 @@ class Critic(Model):
 class PpoStage(Stage):
     """Train the SL-CAI model against the reward model: the RL-CAI model."""
 
+    export_hugging_face: ExportHuggingFace = False
     critic: Critic = Field(
         default=Critic(),
         description="The critic's server; it learns while the actor does.",
@@ -243,6 +254,11 @@ class Stages(Model):
     evaluate: EvaluateStage = Field(default=EvaluateStage(), description="Evaluation of all three models.")
     serve: ServeStage = Field(default=ServeStage(), description="Serving of the last model.")
     report: ReportStage = Field(default=ReportStage(), description="The report page.")
+
+    @property
+    def exporting(self) -> tuple[str, ...]:
+        """The stages whose model is published in Hugging Face format too, on or off."""
+        return tuple(name for name, stage in (("sft", self.sft), ("ppo", self.ppo)) if stage.export_hugging_face)
 
     def by_name(self, name: str) -> Stage:
         """The settings of the stage of that name (`slData`, not `sl_data`)."""

@@ -124,6 +124,10 @@ def _stages(spec: Spec) -> Iterator[Problem]:
             )
         if stage.nodes > 1 and name not in TRAINING_STAGES:
             yield Problem(f"{where}.nodes", str(stage.nodes), "1: only sft, rewardModel and ppo use several")
+    for name in spec.stages.exporting:
+        if not spec.stages.by_name(name).enabled:
+            where = f"spec.stages.{name}.exportHuggingFace"
+            yield Problem(where, f"true, while {name} is off", "false, or enabled: true")
     ppo = spec.stages.ppo
     if not ppo.enabled and "critic" in ppo.model_fields_set:
         yield Problem("spec.stages.ppo.critic", "set while ppo is off", "nothing, or enabled: true")
@@ -201,6 +205,9 @@ def _hf(spec: Spec) -> Iterator[Problem]:
             yield Problem(
                 where, shown(source.path), "a directory in Hugging Face format: engine hf reads no .nemo file"
             )
+    for name in spec.stages.exporting:
+        where = f"spec.stages.{name}.exportHuggingFace"
+        yield Problem(where, "true, with engine hf", "false: the models of engine hf are in that format already")
     if spec.stages.ppo.critic.nodes > 1:
         yield Problem(
             "spec.stages.ppo.critic.nodes", str(spec.stages.ppo.critic.nodes), "1: the hf critic is one process"

@@ -67,6 +67,9 @@ STAGE_NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Stages without which a stage cannot run at all."""
 
+EXPORTING_STAGES: tuple[str, ...] = ("sft", "ppo")
+"""Stages that train a language model, which may be published in another format too."""
+
 TRAINING_STAGES = frozenset({"sft", "rewardModel", "ppo"})
 """Stages whose program may run on several machines, and uses GPUs itself."""
 
@@ -90,6 +93,9 @@ def active(spec: Spec) -> dict[str, Node]:
         inputs = node.inputs
         if node.first_of:
             inputs = tuple(name for name in node.first_of if name in nodes)[:1]
+        if node.name == "ppo" and "ppo" in spec.stages.exporting:
+            # its model's configuration and tokenizer are the base model's
+            inputs = (*inputs, "models")
         if node.reads_all:
             inputs = tuple(name for name, other in nodes.items() if other.kind == Kind.JOB)
         nodes[node.name] = Node(node.name, node.stage, inputs, rank=node.rank, kind=node.kind)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.harness.pipelines import merged
 
-from cai_operator.stages import STAGES
+from cai_operator.stages import EXPORTING_STAGES, STAGES
 
 Change = dict[str, Any]
 
@@ -75,6 +75,8 @@ HUB = {"huggingFace": {"repo": "a/b"}}
 SECRET = {"name": "ngc", "key": "api-key"}
 REMOTE = {"url": "https://host/v1/chat/completions", "model": "m", "apiKeySecret": SECRET}
 PANEL = [{"url": "https://one", "model": "m"}, {"url": "https://two", "model": "m", "apiKeySecret": SECRET}]
+EXPORT, NO_EXPORT = {"exportHuggingFace": True}, {"exportHuggingFace": False}
+FROM_NEMO = {"engine": "nemo", "models": {"base": {"pocket": None, "path": "m.nemo"}}}
 NOT_POCKET = {"models": {"base": {"pocket": None, **HUB}}}
 
 
@@ -298,6 +300,37 @@ EXAMPLES: dict[str, Example] = {
             *in_every_template("env", interface="eth1", env=[{"name": "GLOO_SOCKET_IFNAME", "value": "eth1"}]),
         ),
     ),
+    "exportOnlyWhereTrained": Example(
+        (off("ppo"), {"engine": "nemo", **NOT_POCKET, **off("ppo", sft=EXPORT)}),
+        (
+            ("spec.stages.ppo.exportHuggingFace", {"engine": "nemo", **off(ppo={"enabled": False, **EXPORT})}),
+            (
+                "spec.stages.sft.exportHuggingFace",
+                {"engine": "nemo", **off("rlData", "rewardModel", "ppo", sft={"enabled": False, **EXPORT})},
+            ),
+        ),
+    ),
+    **{
+        f"onlyNemoExports{stage.capitalize()}": Example(
+            ({"engine": "nemo", **NOT_POCKET, **stages(**{stage: EXPORT})}, stages(**{stage: {**EXPORT, **NO_EXPORT}})),
+            ((f"spec.stages.{stage}.exportHuggingFace", stages(**{stage: EXPORT})),),
+        )
+        for stage in EXPORTING_STAGES
+    },
+    **{
+        f"noExportFromNemo{stage.capitalize()}": Example(
+            (
+                {"engine": "nemo", "models": {"base": {"pocket": None, "path": "m"}}, **stages(**{stage: EXPORT})},
+                {
+                    "engine": "nemo",
+                    "models": {**NOT_POCKET["models"], "assistant": {"path": "a.nemo"}},
+                    **stages(**{stage: EXPORT}),
+                },
+            ),
+            ((f"spec.stages.{stage}.exportHuggingFace", {**FROM_NEMO, **stages(**{stage: EXPORT})}),),
+        )
+        for stage in EXPORTING_STAGES
+    },
     "hfCriticOnOneNode": Example(
         (stages(ppo={"critic": {"nodes": 1}}), {"engine": "nemo", **stages(ppo={"critic": {"nodes": 2}})}),
         (("spec.stages.ppo.critic.nodes", stages(ppo={"critic": {"nodes": 2}})),),

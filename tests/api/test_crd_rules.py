@@ -190,7 +190,7 @@ def test_defaults_are_written_out(api: httpx.Client) -> None:
     # what the operator derives from other fields stays away, and so does what is empty
     assert spec["models"] == {"base": {"pocket": {}}}
     assert not {"gpusPerNode", "judge", "image", "datasets", "template"} & set(spec)
-    assert spec["stages"]["ppo"] == {"enabled": True, "nodes": 1, "retries": 3}
+    assert spec["stages"]["ppo"] == {"enabled": True, "nodes": 1, "retries": 3, "exportHuggingFace": False}
 
 
 @pytest.mark.parametrize("spec", [{"stages": None}, {"stages": {"sft": None, "rlData": {"splits": None}}}])

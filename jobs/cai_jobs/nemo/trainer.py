@@ -16,7 +16,7 @@ from cai_jobs.contract import artifacts
 from cai_jobs.contract.artifacts import write_synced
 from cai_jobs.contract.program import InputError, RetryableError
 from cai_jobs.contract.progress import Progress
-from cai_jobs.nemo import checkpoints, inputs, log
+from cai_jobs.nemo import checkpoints, export, inputs, log
 from cai_jobs.nemo.child import Child
 from cai_jobs.nemo.commands import name_of
 from cai_jobs.nemo.critic import Critic
@@ -32,8 +32,10 @@ EVENTS = "events.out.tfevents.*"
 LOOK_S = 1.0
 
 
-def train(args: argparse.Namespace, command: Sequence[str], directory: Path) -> dict[str, Any]:
-    """Bring a trainer to its end and its model into `directory`.
+def train(
+    args: argparse.Namespace, command: Sequence[str], directory: Path, converter: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Bring a trainer to its end and its model into `directory`, by a converter in Hugging Face format too.
 
     Returns:
         steps, and the last figures of each phase: loss, validationLoss, ...
@@ -43,16 +45,18 @@ def train(args: argparse.Namespace, command: Sequence[str], directory: Path) -> 
         RetryableError: it failed or left before it was done.
     """
     inputs.check(args.input, args.check_inputs or "digests")
-    run = _Run(args, list(command), directory, _goal(args, directory))
+    if converter:
+        export.check(args.export_from, converter, directory)
+    run = _Run(args, list(command), directory, _goal(args, directory), list(converter))
     run.work.mkdir(parents=True, exist_ok=True)
     if args.critic_host is not None:
-        _with_critic(run, Critic(args, directory), Meeting(directory))
-    elif not run.is_done():
+        return _with_critic(run, Critic(args, directory), Meeting(directory))
+    if not run.is_done():
         run.until_done()
     return run.collect()
 
 
-def _with_critic(run: _Run, critic: Critic, meeting: Meeting) -> None:
+def _with_critic(run: _Run, critic: Critic, meeting: Meeting) -> dict[str, Any]:
     with Beat(meeting) as beat:
         # from its last step a trainer does not go on to write the model that is missing: both take that step again
         critic.settle(None if run.is_done() else run.goal)
@@ -61,6 +65,8 @@ def _with_critic(run: _Run, critic: Critic, meeting: Meeting) -> None:
             beat.tell(Phase.TRAINING)
             run.until_done(critic.problem)
         critic.finish()
+        # still with a sign of life: a conversion takes longer than the critic bears silence
+        return run.collect()
 
 
 def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] | None:
@@ -80,6 +86,9 @@ def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] |
     published_at: float | None = None
     meeting = Meeting(partial) if args.critic_host is not None else None
     if meeting is not None and not _await_training(args, meeting):
+        return None
+    if meeting is None and _Run(args, list(command), partial, _goal(args, partial)).is_done():
+        # started again while the first node converts: the program would wait in vain for the first node's
         return None
     with Child(command, work, args.grace_s) as child:
         while child.code is None:
@@ -130,6 +139,7 @@ class _Run:
     command: list[str]
     directory: Path
     goal: int
+    converter: list[str] = field(default_factory=list)
     reading: log.Reading = field(default_factory=log.Reading)
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -198,6 +208,8 @@ class _Run:
         saved = self.saved()
         assert saved.model is not None
         _link(saved.model, self.directory / self.args.publish)
+        if self.converter:
+            export.export(self.args.export_from, self.converter, self.directory, self.work, float(self.args.grace_s))
         for events in self.work.rglob(EVENTS):
             target = self.directory / TENSORBOARD / events.name
             target.parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from typing import Literal
 from cai_operator.api import DEFAULT_CLAIM_SIZE
 from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Constitution, DatasetSource, ModelSource, Source
 from cai_operator.contradictions import LONGEST_PIPELINE_NAME
-from cai_operator.stages import STAGE_NEEDS, STAGES, TRAINING_STAGES
+from cai_operator.stages import EXPORTING_STAGES, STAGE_NEEDS, STAGES, TRAINING_STAGES
 
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
 
@@ -106,6 +106,11 @@ def _hub_format(model: str) -> Rule:
         "engine hf reads no .nemo file; give a directory in Hugging Face format, or set engine: nemo",
         field=f"models.{model}.path",
     )
+
+
+def _exports(stage: str, name: str, allowed: str, message: str) -> Rule:
+    field = f"stages.{stage}.exportHuggingFace"
+    return Rule(f"{name}{stage.capitalize()}", ("spec",), f"!self.{field} || {allowed}", message, field=field)
 
 
 def _stays(field: str, words: str) -> Rule:
@@ -212,6 +217,14 @@ RULES: tuple[Rule, ...] = (
         field="nodes",
     ),
     Rule(
+        "exportOnlyWhereTrained",
+        tuple(f"spec.stages.{stage}" for stage in EXPORTING_STAGES),
+        "self.enabled || !self.exportHuggingFace",
+        "this stage is off, so there is no model to export; take exportHuggingFace away, or set enabled: true",
+        field="exportHuggingFace",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
         "criticOnlyWithPpo",
         ("spec.stages.ppo",),
         "self.enabled || !has(self.critic)",
@@ -276,6 +289,25 @@ RULES: tuple[Rule, ...] = (
     ),
     _hub_format("base"),
     _hub_format("assistant"),
+    *(
+        _exports(
+            stage,
+            "onlyNemoExports",
+            "self.engine != 'hf'",
+            "the models of engine hf are in Hugging Face format already; take exportHuggingFace away",
+        )
+        for stage in EXPORTING_STAGES
+    ),
+    *(
+        _exports(
+            stage,
+            "noExportFromNemo",
+            "self.engine != 'nemo' || !has(self.models.base.path) || !self.models.base.path.endsWith('.nemo')",
+            "a ready .nemo file has no configuration in Hugging Face format to export with; give the base model from "
+            "the hub or as a directory in that format, or take exportHuggingFace away",
+        )
+        for stage in EXPORTING_STAGES
+    ),
     Rule(
         "hfCriticOnOneNode",
         ("spec",),

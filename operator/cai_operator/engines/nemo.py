@@ -37,7 +37,12 @@ def parameters(spec: Spec, node: str) -> dict[str, Any]:
     if node == "models":
         return nemo_models.parameters(spec)
     if node in TRAINING_STAGES:
-        found = {"settings": nemo_settings.shaping(nemo_parallel.trainer(spec, node).settings), "seed": spec.seed}
+        found: dict[str, Any] = {
+            "settings": nemo_settings.shaping(nemo_parallel.trainer(spec, node).settings),
+            "seed": spec.seed,
+        }
+        if node in spec.stages.exporting:
+            found["exportHuggingFace"] = True
         if node == "ppo":
             found["critic"] = nemo_settings.shaping(nemo_parallel.critic(spec).settings)
         return found

@@ -23,6 +23,13 @@ CONVERTERS: Mapping[str, str] = {
     "mistral": f"{_CONVERTERS}/convert_mistral_7b_hf_to_nemo.py",
     "llama": f"{_CONVERTERS}/convert_llama_hf_to_nemo.py",
 }
+_BACK: Mapping[str, str] = {
+    "mistral": f"{_CONVERTERS}/convert_mistral_7b_nemo_to_hf.py",
+    "llama": f"{_CONVERTERS}/convert_llama_nemo_to_hf.py",
+}
+_EXPORT = "export"
+"""Below an unfinished artifact: where a model gets Hugging Face format. Whole, the wrapper publishes it."""
+
 _SCALED_LLAMAS = re.compile(r"llama-?3[._][1-9]")
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "converter": tuple(CONVERTERS),
@@ -58,6 +65,12 @@ def problems(spec: Spec) -> Iterator[Problem]:
         elif str(value).lower() not in OPTIONS[option]:
             allowed = f"one of {', '.join(OPTIONS[option])}"
             yield Problem(f"spec.stages.models.overrides.{option}", shown(value), allowed)
+    for name in spec.stages.exporting if is_ready(spec.models.base) else ():
+        yield Problem(
+            f"spec.stages.{name}.exportHuggingFace",
+            "true, with a base model that is a ready .nemo file",
+            "false; or a base model from the hub, or a directory in Hugging Face format: its config.json is needed",
+        )
 
 
 def require(spec: Spec) -> None:
@@ -106,6 +119,25 @@ def command(run: Run, flags: Mapping[str, Any]) -> tuple[str, ...]:
     commands = [_conversion(run, name, source, work) for name, source in found.items() if not is_ready(source)]
     given = {name: shared.model_source(run, source) for name, source in found.items()}
     return wrapped(MODELS, {**given, **flags}, *commands)
+
+
+def export(run: Run) -> tuple[str, ...]:
+    """The command that brings a trained model back into the format the base model came in."""
+    spec = run.pipeline.spec
+    overrides = spec.stages.models.overrides
+    partial = f"{run.artifact()}.partial"
+    kind = str(family(spec.models.base, overrides))
+    line = [IMAGE_PYTHON, _BACK[kind], "--input_name_or_path", f"{partial}/{MODEL_FILE}", "--output_path"]
+    if kind == "mistral":
+        # configuration and tokenizer are laid there by the wrapper; by default it takes the hub's Mistral 7B's
+        line += [f"{partial}/{_EXPORT}", "--hf_model_name", f"{partial}/{_EXPORT}"]
+    else:
+        # it writes the weights alone. Told nothing it takes one GPU, too small for what is trained on several;
+        # Mistral's works on the CPU anyway
+        line += [f"{partial}/{_EXPORT}/pytorch_model.bin", "--cpu-only"]
+    if "precision" in overrides:
+        line += ["--precision", str(overrides["precision"])]
+    return tuple(line)
 
 
 def _conversion(run: Run, name: str, source: ModelSource, work: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cai_operator.engines import shared
+from cai_operator.engines import nemo_models, shared
 from cai_operator.engines.addresses import server_address
 from cai_operator.engines.nemo_hydra import merged, value_of
 from cai_operator.engines.nemo_models import MODEL_FILE
@@ -49,7 +49,10 @@ def command(run: Run, contract: Mapping[str, Any]) -> tuple[str, ...]:
         host, port = server_address(run, "critic")
         nodes = critic(run.pipeline.spec).nodes
         flags |= {"critic_host": host, "critic_port": port, "critic_nodes": nodes, "critic_dir": CRITIC_WORK}
-    return wrapped(WRAPPER, flags, reference(this.program, settings, this.nodes, this.gpus))
+    training = reference(this.program, settings, this.nodes, this.gpus)
+    if node not in run.pipeline.spec.stages.exporting:
+        return wrapped(WRAPPER, flags, training)
+    return wrapped(WRAPPER, {**flags, "export_from": run.input("models", "base")}, training, nemo_models.export(run))
 
 
 def critic_command(run: Run, port: int) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def test_both_models_are_converted_and_keep_their_tokenizers(model, run, tmp_pat
     assert files(tmp_path) == [
         f"{name}/{file}"
         for name in ("assistant", "base")
-        for file in ("model.nemo", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
+        for file in ("config.json", "model.nemo", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
     ]
 
 

@@ -22,6 +22,7 @@ from cai_operator.stages import active
 from cai_operator.validation import parse_pipeline
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
+CONVERTER = Path(__file__).with_name("stand_in_converter.py")
 PAIR = str(Path(__file__).with_name("stand_in_pair.py"))
 ROWS = 300
 
@@ -34,6 +35,11 @@ def job(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+    return maker(tmp_path, "ready.nemo")
+
+
+def maker(tmp_path, base, **ppo):
+    """What makes the jobs of a pipeline with this base model, and settings of PPO."""
     pipeline = parse_pipeline(
         {
             "apiVersion": "cai.dev/v1alpha1",
@@ -41,9 +47,9 @@ def job(tmp_path):
             "metadata": {"name": "tiny"},
             "spec": {
                 "engine": "nemo",
-                "models": {"base": {"path": str(tmp_path / "ready.nemo")}},
+                "models": {"base": {"path": str(tmp_path / base)}},
                 "judge": {"url": "https://judge/v1/chat/completions", "model": "m"},
-                "stages": {"ppo": {"critic": {"port": free_port()}}},
+                "stages": {"ppo": {"critic": {"port": free_port()}, **ppo}},
             },
         }
     )
@@ -122,3 +128,50 @@ def test_the_critic_and_the_actor_of_a_pipeline(job, tmp_path):
     manifest = artifacts.verify(tmp_path / str(actor.artifact))
     assert [entry["path"] for entry in manifest["files"]] == ["metrics.jsonl", "model.nemo"]
     assert not (tmp_path / f"{actor.artifact}.partial").exists()
+
+
+def test_the_model_of_an_actor_in_hugging_face_format_too(tmp_path):
+    job = maker(tmp_path, "mistral", exportHuggingFace=True)
+    actor = job("ppo")
+    [critic] = job("ppo", nemo.servers)
+    rows = "blend_preference_with_cai_rlaif_train_prompts_with_chat_prompt.jsonl"
+    for node, name, content in (
+        *(("sft", "model.nemo", "weights"), ("rewardModel", "model.nemo", "weights")),
+        ("rlData", rows, '{"text": ""}\n' * 4 * 512),
+        ("models", "base/config.json", '{"model_type": "mistral"}'),
+    ):
+        made = job(node)
+        header = json.dumps({"stage": node, "key": made.key, "parameters": {}, "inputs": {}})
+        with artifacts.open_artifact(tmp_path / str(made.artifact), header, tmp_path) as artifact:
+            (artifact.path / name).parent.mkdir(exist_ok=True)
+            (artifact.path / name).write_text(content)
+            if node == "models":
+                (artifact.path / "base" / "tokenizer").mkdir()
+                (artifact.path / "base" / "tokenizer" / "tokenizer.json").write_text("{}")
+            artifact.publish()
+
+    def converting(*habits):
+        parts = command(actor, stand_in=(PAIR, "actor"))
+        place = len(parts) - parts[::-1].index("--")
+        assert parts[place + 1].endswith("/convert_mistral_7b_nemo_to_hf.py")
+        return [*parts[:place], sys.executable, str(CONVERTER), *parts[place + 2 :], *habits]
+
+    server = subprocess.Popen(command(critic, stand_in=(PAIR, "critic")))
+    try:
+        failed = subprocess.run(converting("--habit", "crash"), check=False)
+        logs = tmp_path / f"{actor.artifact}.partial" / "nemo"
+        trained = {path.name: path.stat().st_mtime_ns for path in (logs / "checkpoints").glob("*.nemo")}
+        done = subprocess.run(converting(), check=False, capture_output=True, text=True)
+    finally:
+        server.terminate()
+        server.wait()
+    assert (failed.returncode, done.returncode) == (1, 0), done.stderr
+    assert len(trained) == 1
+    manifest = artifacts.verify(tmp_path / str(actor.artifact))
+    names = [entry["path"] for entry in manifest["files"]]
+    assert names == [
+        *(f"huggingFace/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
+        *("metrics.jsonl", "model.nemo"),
+    ]
+    model = tmp_path / str(actor.artifact) / "model.nemo"
+    assert [model.stat().st_mtime_ns] == list(trained.values())  # the one of before: nothing was trained again

@@ -31,6 +31,7 @@ TUTORIAL: dict[str, Any] = {
         "judge": {"url": "https://judge/v1/chat/completions", "model": "m", "apiKeySecret": {"name": "s", "key": "k"}},
     },
 }
+LLAMA: dict[str, Any] = {"base": {"huggingFace": {"repo": "meta-llama/Llama-2-7b-hf"}}}
 Rendered = dict[str, Workload]
 
 

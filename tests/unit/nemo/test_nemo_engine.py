@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.unit.nemo.conftest import reference, settings
+from tests.unit.nemo.conftest import LLAMA, reference, settings
 
 from cai_operator import texts
 from cai_operator.engines import EngineError, engine_of, nemo, options, require_local
@@ -17,7 +17,6 @@ from cai_operator.stages import active
 from cai_operator.workloads import Probe
 
 SECRET = {"name": "s", "key": "k"}
-LLAMA = {"base": {"huggingFace": {"repo": "meta-llama/Llama-2-7b-hf"}}}
 
 
 def own(workload):
