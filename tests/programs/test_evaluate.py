@@ -174,7 +174,8 @@ def test_a_busy_server_is_asked_again_and_the_openai_api_will_do(
         if busy.acquire(blocking=False):
             return 503, {"error": "starting"}
         asked = {CHAT.format(prompt): text for prompt, text in ANSWERS.items()}
-        return 200, {"choices": [{"index": 0, "text": asked[body["prompt"]] + "\n"}]}
+        texts = [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
+        return 200, {"choices": [{"index": n, "text": asked[text] + "\n"} for n, text in enumerate(texts)]}
 
     flags = ["--api", "completions", "--output-dir", str(tmp_path / "o")]
     run(prompts, serve(complete), *flags, *judge_flags(serve(judge)))

@@ -299,6 +299,20 @@ def test_no_step_in_common_is_for_a_person(unit):
     assert len(list(folder.iterdir())) == 2
 
 
+def test_first_saves_that_do_not_match_are_begun_anew(unit):
+    """A critic that came back between two steps may be asked to save what it has learnt since, at a step of its own."""
+    for work, step in (("nemo", 2), ("critic", 1)):
+        saved = unit.partial / work / "checkpoints" / f"megatron_gpt-step={step}-last"
+        saved.mkdir(parents=True)
+        (saved / "common.pt").write_text(json.dumps([step, "something else"]))
+    unit.meeting.claim("the life of a critic that an actor was started with")
+    unit.critic()
+    actor = unit.actor()
+    assert actor.await_end() == 0, actor.log
+    assert "go on from step 0" in actor.log
+    unit.assert_ended_as_undisturbed()
+
+
 def test_on_two_machines_each(unit):
     hold = unit.hold()
     critics = [unit.critic(rank=rank) for rank in (0, 1)]
