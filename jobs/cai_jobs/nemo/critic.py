@@ -142,8 +142,8 @@ class Critic:
     def _common_step(self, below: int | None = None) -> int:
         actor, critic = checkpoints.steps(self._actor_work), checkpoints.steps(self._critic_work)
         both = actor & critic
-        # a crash at their first save leaves one with that, the other with nothing or with a step of a later life: nothing
-        # that both know was learnt before it. Saves of before any start of ours are somebody's, and not ours to remove
+        # a crash at their first save leaves one with that, the other with nothing or with a step of a later life: both
+        # learnt nothing before it. Saves older than any start of ours are somebody's, and not ours to remove
         are_first = max(len(actor), len(critic)) <= 1 and bool(self._meeting.claimed())
         if not both and len(actor | critic) > 1 and not are_first:
             raise InputError(
