@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-REAL_PROCESSES = ("api", "cluster", "pipeline")
+REAL_PROCESSES = ("api", "cluster", "pipeline", "programs")
 LONGEST_FIRST = ("cluster", "api/operator", "pipeline", "programs", "api", "unit")
 
 STYLES = ("llama", "mistral", "qwen2")
