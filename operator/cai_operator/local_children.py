@@ -252,16 +252,9 @@ class Children:
             # somebody else took it in the meantime: the next plan renders the command anew, with another one
             self._ports.pop(workload.name, None)
             child.stale = True
-            self._stop_jobs_of(workload.node)
+            self._restart_peers(child, Kind.JOB)  # a job that runs knows the old port
             return
         self._start(child, secrets, tuple(devices))
-
-    def _stop_jobs_of(self, node: str) -> None:
-        """A job that runs knows the old port; it is started again with the new one, which is no failure of its own."""
-        for child in self._children.values():
-            if child.workload.node == node and child.workload.kind == Kind.JOB and child.process is not None:
-                self._dismiss(child)
-                child.state = JobState.PENDING
 
     def _has_lost_its_port(self, workload: Workload) -> bool:
         return (
@@ -322,7 +315,7 @@ class Children:
         else:
             self._count_failure(child, sentence)
         if child.workload.node in UNITS:
-            self._restart_peers(child)
+            self._restart_peers(child, Kind.JOB, Kind.SERVER)
 
     def _keep_deadline(self, child: Child) -> None:
         deadline = child.workload.deadline_s
@@ -349,11 +342,13 @@ class Children:
     def _fail(self, child: Child, reason: str, sentence: str) -> None:
         child.state, child.reason, child.problem, child.finished = JobState.FAILED, reason, sentence, now()
 
-    def _restart_peers(self, ended: Child) -> None:
+    def _restart_peers(self, child: Child, *kinds: Kind) -> None:
+        """Start again, with this child, what runs of these kinds for the same node: no failure of theirs."""
         for peer in self._children.values():
-            if peer is not ended and peer.workload.node == ended.workload.node and peer.process is not None:
+            is_one = peer.workload.node == child.workload.node and peer.workload.kind in kinds
+            if peer is not child and is_one and peer.process is not None:
                 self._dismiss(peer)
-                peer.state, peer.not_before = JobState.PENDING, ended.not_before
+                peer.state, peer.not_before = JobState.PENDING, child.not_before
 
     def _dismiss(self, child: Child) -> None:
         if child.process is None:
