@@ -81,7 +81,7 @@ cluster: $(VENV)/.ready ## bring up a Kubernetes node on this machine, our image
 cluster-down: $(VENV)/.ready ## take that node down again; only its logs stay, in /var/log
 	@$(BIN)/python -m tests.harness.up down
 
-cluster-programs: $(VENV)/.ready ## find or build the Kubernetes programs of the tests (once, ten minutes)
+cluster-programs: $(VENV)/.ready ## find or build the Kubernetes programs and tools of the tests (once, a quarter of an hour)
 	@$(BIN)/python -m tests.harness.binaries
 
 images: ## build the container images with docker or buildah

@@ -1,4 +1,4 @@
-"""The Kubernetes programs: found on this machine, or built once from source into a cache.
+"""The Kubernetes programs and tools: found on this machine, or built once from source into a cache.
 
 `python -m tests.harness.binaries` finds or builds them and prints where they are.
 """
@@ -15,11 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from tests.harness.cache import cache_root, locked, say
 from tests.harness.processes import Unavailable
 
 SOURCES = Path(__file__).parents[1] / "cluster" / "binaries"
+TOOLS = Path(__file__).parents[1] / "cluster" / "tools"
 POD_PROGRAM = Path(__file__).parents[1] / "cluster" / "pod_program"
 
 KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
@@ -55,6 +57,17 @@ def pod_program() -> Path:
         )
 
     return _cached("pod-program", inputs, build, "building the pods' test program from source (seconds)") / "pod"
+
+
+def tool(name: Literal["helm", "kubeconform"]) -> Path:
+    """A platform engineer's tool, built once into the cache in the version that tests/cluster/tools/go.mod names."""
+    inputs = [TOOLS / "go.mod", TOOLS / "go.sum"]
+
+    def build(directory: Path) -> None:
+        _go(["build", "-trimpath", "-ldflags", "-s -w", "-o", f"{directory}/", "tool"], TOOLS, CGO_ENABLED="0")
+
+    text = "building helm and kubeconform from source, once: some minutes with two cores"
+    return _cached("tools", inputs, build, text) / name
 
 
 def etcd() -> Path:
@@ -174,5 +187,7 @@ if __name__ == "__main__":
     try:
         for name, path in find_or_build().items():
             print(f"{name:24} {path}")
+        for path in (tool("helm"), tool("kubeconform")):
+            print(f"{path.name:24} {path}")
     except Unavailable as error:
         sys.exit(f"error: {error}")
