@@ -35,7 +35,7 @@ def rows_of(values: str) -> Iterator[tuple[str, str, str]]:
     yield from _rows(yaml.compose(values, Loader=yaml.SafeLoader), values.splitlines(), "")
 
 
-def _rows(mapping: yaml.Node, lines: Sequence[str], prefix: str) -> Iterator[tuple[str, str, str]]:
+def _rows(mapping: yaml.Node | None, lines: Sequence[str], prefix: str) -> Iterator[tuple[str, str, str]]:
     assert isinstance(mapping, yaml.MappingNode)
     for key, value in mapping.value:
         path = f"{prefix}{key.value}"
