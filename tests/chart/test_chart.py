@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.harness.chart import CHART, EVERYTHING, ROOT, SYSTEM, Object, helm, is_test, of_kind, render, the
+from tests.harness.chart import (
+    CHART,
+    EVERYTHING,
+    ROOT,
+    SYSTEM,
+    Object,
+    environment,
+    helm,
+    is_test,
+    of_kind,
+    render,
+    the,
+)
 
 from cai_operator.crd.chart_readme import rows_of
 from cai_operator.crd.definition import definition
@@ -30,10 +42,6 @@ def installed(name: str) -> list[Object]:
 def container_of(objects: list[Object]) -> Object:
     (container,) = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     return dict(container)
-
-
-def environment(objects: list[Object]) -> dict[str, str]:
-    return {one["name"]: one.get("value", "from-the-pod") for one in container_of(objects)["env"]}
 
 
 class TestTheSameAsWithKubectl:
@@ -203,8 +211,11 @@ def test_the_selector_is_not_to_be_changed_by_labels() -> None:
 
 def test_placement_and_extras_reach_the_pod(everything: list[Object]) -> None:
     pod = the(everything, "Deployment")["spec"]["template"]["spec"]
-    for field in ("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "priorityClassName"):
+    for field in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert pod[field] == EVERYTHING[field], field
+    (spread,) = pod["topologySpreadConstraints"]
+    assert spread.pop("labelSelector") == the(everything, "Deployment")["spec"]["selector"]
+    assert [spread] == EVERYTHING["topologySpreadConstraints"]
     assert pod["runtimeClassName"] == "gvisor"
     assert pod["serviceAccountName"] == "operator"
     assert EVERYTHING["extraVolumes"][0] in pod["volumes"]

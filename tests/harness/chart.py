@@ -64,9 +64,11 @@ def helm(*words: str | Path, stdin: str | None = None, check: bool = True) -> su
     return done
 
 
-def render(values: Mapping[str, Any] | None = None, *flags: str, release: str = RELEASE) -> list[Object]:
+def render(
+    values: Mapping[str, Any] | None = None, *flags: str, release: str = RELEASE, namespace: str = SYSTEM
+) -> list[Object]:
     """All objects of the chart with these values, those of `helm test` too."""
-    words = ["template", release, CHART, "--namespace", SYSTEM, "--values", "-", *flags]
+    words = ["template", release, CHART, "--namespace", namespace, "--values", "-", *flags]
     text = helm(*words, stdin=json.dumps(values or {})).stdout
     return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
@@ -82,6 +84,12 @@ def refusal(values: Mapping[str, Any]) -> str:
 def of_kind(objects: Sequence[Object], kind: str) -> list[Object]:
     """Those of a kind, without those of `helm test`."""
     return [one for one in objects if one["kind"] == kind and not is_test(one)]
+
+
+def environment(objects: Sequence[Object]) -> dict[str, str]:
+    """The variables of the operator's container; those that the pod fills in have the value "from-the-pod"."""
+    (container,) = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {one["name"]: one.get("value", "from-the-pod") for one in container["env"]}
 
 
 def is_test(found: Object) -> bool:
