@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import yaml
 from tests.harness import binaries
+from tests.harness.access import Access
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "cai-operator"
@@ -56,11 +59,20 @@ EVERYTHING: Mapping[str, Any] = {
 """Values that use everything the chart has."""
 
 
-def helm(*words: str | Path, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run helm; AssertionError with what it said if it fails and `check`."""
+def helm(
+    *words: str | Path, cluster: Access | None = None, stdin: str | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run helm, as the admin of a cluster if one is given; AssertionError with what it said if it fails and `check`."""
     command = [str(binaries.tool("helm")), *map(str, words)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
-    assert not check or done.returncode == 0, f"helm {' '.join(map(str, words[:3]))}: {done.stderr.strip()}"
+    environment = dict(os.environ)
+    if cluster is not None:
+        command.append(f"--kubeconfig={cluster.kubeconfig}")
+        # a developer's own repositories and plugins stay out of it
+        homes = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
+        environment |= {home: str(cluster.directory / home.lower()) for home in homes}
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
+    said = f"{done.stdout}\n{done.stderr}".strip()
+    assert not check or done.returncode == 0, f"helm {' '.join(map(str, words[:3]))}: {said}"
     return done
 
 
@@ -101,3 +113,28 @@ def the(objects: Sequence[Object], kind: str) -> Object:
     """The one object of a kind."""
     (found,) = of_kind(objects, kind)
     return found
+
+
+NEW_FIELD = "runtimeClassName"
+"""What the definition of the previous release does not know: a field of every pod template."""
+
+
+def previous_release(directory: Path) -> Path:
+    """The chart as an earlier release had it: nothing is released yet, so it is this one made older.
+
+    Another version, and a definition without NEW_FIELD. The operator's image is the same, as there is no older one.
+    """
+    chart = directory / "previous" / CHART.name
+    shutil.copytree(CHART, chart)
+    head = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump({**head, "version": "0.0.1", "appVersion": "0.0.1"}))
+    definition = chart / "files" / "crd-spec.yaml"
+    older = _without(yaml.load(definition.read_text(), Loader=yaml.CSafeLoader), NEW_FIELD)
+    definition.write_text(yaml.safe_dump(older))
+    return chart
+
+
+def _without(part: Any, name: str) -> Any:
+    if isinstance(part, dict):
+        return {key: _without(value, name) for key, value in part.items() if key != name}
+    return [_without(each, name) for each in part] if isinstance(part, list) else part

@@ -22,7 +22,7 @@ def test_it_serves_its_namespaces_and_sees_no_other(
     player: Player,
     proxy: FaultProxy,
     control_plane_with_jobs: ControlPlane,
-    _shared_operator: OperatorProcess,
+    _shared_operator: OperatorProcess,  # noqa: PT019 - it is wanted itself
     tmp_path: Path,
 ) -> None:
     _shared_operator.kill()  # that of other tests serves every namespace
