@@ -27,6 +27,7 @@ from cai_operator.observing.objects import is_going
 from cai_operator.observing.troubles import NOT_OURS
 from cai_operator.plan import Event, Plan, plan
 from cai_operator.settings import Settings
+from cai_operator.site_defaults import with_site_defaults
 from cai_operator.snapshot import Key, Snapshot, View, read
 from cai_operator.status import Phase
 from cai_operator.summary import events_between, refused_status
@@ -111,7 +112,7 @@ class Reconciler:
         now = self._clock().replace(microsecond=0)
         status = parse_status(document.get("status"))
         try:
-            pipeline = parse_pipeline(document)
+            pipeline = with_site_defaults(parse_pipeline(document), self._settings.site)
         except InvalidResource as problem:
             return await self._refuse(key, document, status, conditions.SPEC_INVALID, str(problem), now)
         memory = self._memories.setdefault(key, Memory())
