@@ -1,0 +1,75 @@
+"""Between the operator at work and its metrics: pipelines are looked at for each scrape, GPUs by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cai_operator.manifests.kinds import POD
+from cai_operator.metrics.figures import Figures, engine_of
+from cai_operator.metrics.gpus import Meter
+from cai_operator.metrics.happened import happened
+from cai_operator.metrics.recorder import Metrics
+from cai_operator.observing.objects import is_going
+from cai_operator.snapshot import Key, View
+from cai_operator.status import PipelineStatus
+
+log = logging.getLogger("cai_operator.metrics")
+
+METER_EVERY_S = 5.0
+AT_A_TIME = 25
+"""Pipelines looked at before others have the event loop: some ten milliseconds."""
+
+
+class Accounting:
+    """Figures and GPU-seconds of the pipelines one operator works on, as long as it leads.
+
+    Args:
+        metrics: where they go.
+        view: what is known of pipelines.
+        known: the pipelines there are.
+        leads: whether this operator works.
+    """
+
+    def __init__(self, metrics: Metrics, view: View, known: Collection[Key], leads: Callable[[], bool]) -> None:
+        self._metrics, self._view, self._known, self._leads = metrics, view, known, leads
+
+    def wrote(self, document: Mapping[str, Any], old: PipelineStatus, new: PipelineStatus) -> None:
+        """A status was written."""
+        self._metrics.add(happened(old, new, engine_of(document)))
+
+    async def refresh(self) -> None:
+        """Make the figures anew; none where another operator leads."""
+        figures = Figures()
+        for document, pods in await self._pipelines():
+            figures.add(document, pods)
+        self._metrics.show(figures.samples(), figures.engines())
+
+    async def keep_metering(self) -> None:
+        """Add up GPU-seconds, forever."""
+        meter: Meter | None = None
+        while True:
+            if not self._leads():
+                meter = None  # what happens meanwhile is the other operator's to count
+            elif meter is None:
+                meter = Meter(datetime.now(UTC))
+            else:
+                try:
+                    pods = [((d["metadata"]["namespace"], engine_of(d)), pods) for d, pods in await self._pipelines()]
+                    self._metrics.add_gpu_seconds(meter.read(pods, datetime.now(UTC)))
+                except Exception as problem:  # figures must not stop the work
+                    log.exception("GPU-seconds are not counted: %s", problem)
+            await asyncio.sleep(METER_EVERY_S)
+
+    async def _pipelines(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        found = []
+        for number, key in enumerate(tuple(self._known) if self._leads() else ()):
+            if number % AT_A_TIME == AT_A_TIME - 1:
+                await asyncio.sleep(0)
+            snapshot = self._view.snapshot(key)
+            if snapshot.pipeline is not None and not is_going(snapshot.pipeline):
+                found.append((snapshot.pipeline, list(snapshot.of(POD).values())))
+        return found
