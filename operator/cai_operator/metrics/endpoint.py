@@ -10,6 +10,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from cai_operator.metrics.recorder import Metrics
 
 PATH = "/metrics"
+ANYWHERE = "0.0.0.0"  # noqa: S104 - Prometheus comes from another pod
 
 
 async def serve(port: int, metrics: Metrics, refresh: Callable[[], Awaitable[None]]) -> web.AppRunner:
@@ -29,7 +30,7 @@ async def serve(port: int, metrics: Metrics, refresh: Callable[[], Awaitable[Non
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, port=port).start()
+        await web.TCPSite(runner, ANYWHERE, port).start()
     except OSError:
         await runner.cleanup()
         raise
