@@ -270,6 +270,8 @@ def slim(found: dict[str, Any]) -> dict[str, Any]:
 
 def newest(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of several readings of one name the last: by creation, then by resourceVersion, which is a growing number."""
+    if len(objects) == 1:
+        return objects[0]
     return max(objects, key=lambda found: (found["metadata"].get("creationTimestamp", ""), version(found)))
 
 

@@ -83,7 +83,7 @@ def firing(
     rule: Mapping[str, Any], series: Series, at: float, every: float = 60.0, begin: float = 0.0
 ) -> list[dict[str, str]]:
     """The labels under which an alerting rule fires at a moment, looked at every minute from `begin` on."""
-    wanted = promql.parse_duration(rule.get("for", "0s")).total_seconds()
+    wanted = promql.parse_duration(rule["for"]).total_seconds() if "for" in rule else 0.0
     since: dict[Labels, float] = {}
     moment = begin
     while moment <= at:

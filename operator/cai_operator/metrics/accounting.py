@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cai_operator.manifests.kinds import POD
+from cai_operator.manifests.kinds import PIPELINE, POD
 from cai_operator.metrics.figures import Figures, engine_of
 from cai_operator.metrics.gpus import Meter
 from cai_operator.metrics.happened import happened
@@ -21,7 +21,7 @@ log = logging.getLogger("cai_operator.metrics")
 
 METER_EVERY_S = 5.0
 AT_A_TIME = 25
-"""Pipelines looked at before others have the event loop: some ten milliseconds."""
+"""Pipelines looked at before others have the event loop: a few milliseconds."""
 
 
 class Accounting:
@@ -44,9 +44,16 @@ class Accounting:
     async def refresh(self) -> None:
         """Make the figures anew; none where another operator leads."""
         figures = Figures()
-        for document, pods in await self._pipelines():
+        async for document, pods in self._pipelines():
             figures.add(document, pods)
         self._metrics.show(figures.samples(), figures.engines())
+
+    async def meter(self, meter: Meter) -> None:
+        """Add up the GPU-seconds since the last time."""
+        now = datetime.now(UTC)
+        async for document, pods in self._pipelines():
+            meter.add((document["metadata"]["namespace"], engine_of(document)), pods, now)
+        self._metrics.add_gpu_seconds(meter.take(now))
 
     async def keep_metering(self) -> None:
         """Add up GPU-seconds, forever."""
@@ -58,18 +65,16 @@ class Accounting:
                 meter = Meter(datetime.now(UTC))
             else:
                 try:
-                    pods = [((d["metadata"]["namespace"], engine_of(d)), pods) for d, pods in await self._pipelines()]
-                    self._metrics.add_gpu_seconds(meter.read(pods, datetime.now(UTC)))
+                    await self.meter(meter)
                 except Exception as problem:  # figures must not stop the work
                     log.exception("GPU-seconds are not counted: %s", problem)
+                    meter = None
             await asyncio.sleep(METER_EVERY_S)
 
-    async def _pipelines(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        found = []
+    async def _pipelines(self) -> AsyncIterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         for number, key in enumerate(tuple(self._known) if self._leads() else ()):
             if number % AT_A_TIME == AT_A_TIME - 1:
                 await asyncio.sleep(0)
-            snapshot = self._view.snapshot(key)
+            snapshot = self._view.snapshot(key, (PIPELINE, POD))
             if snapshot.pipeline is not None and not is_going(snapshot.pipeline):
-                found.append((snapshot.pipeline, list(snapshot.of(POD).values())))
-        return found
+                yield snapshot.pipeline, list(snapshot.of(POD).values())

@@ -30,6 +30,7 @@ class Use(StrEnum):
     WORKING = "working"
 
 
+ENDED = ("Succeeded", "Failed")
 HELD = (Use.STARTING, Use.IDLE, Use.WORKING)
 
 
@@ -46,7 +47,7 @@ class Claim:
 
 def claims(pods: Iterable[Raw]) -> list[Claim]:
     """What the living pods of one pipeline do with the GPUs they ask for."""
-    living = [pod for pod in pods if not has_ended(pod)]
+    living = [pod for pod in pods if text(pod, "status", "phase") not in ENDED and not has_ended(pod)]
     uses = _Uses(living)
     return [
         Claim(text(pod, "metadata", "uid"), label(pod, NODE_LABEL), gpus, uses.of(pod), placed_at(pod))
@@ -112,46 +113,49 @@ class Meter:
     def __init__(self, start: datetime) -> None:
         self._looked = start
         self._before: dict[str, Claim] = {}
+        self._present: dict[str, Claim] = {}
+        self._added: dict[tuple[str, ...], float] = defaultdict(float)
 
-    def read(
-        self, pipelines: Iterable[tuple[tuple[str, str], Sequence[Raw]]], now: datetime
-    ) -> Mapping[tuple[str, ...], float]:
-        """GPU-seconds since the last look.
+    def add(self, where: tuple[str, str], pods: Sequence[Raw], now: datetime) -> None:
+        """Take one pipeline into account; all pipelines of a look at the same time.
 
         Args:
-            pipelines: namespace and engine of each pipeline, and its pods.
+            where: its namespace and engine.
+            pods: its pods.
             now: the time.
+        """
+        for claim in claims(pods):
+            for use in HELD:
+                self._added[(*where, claim.node, use)] += 0.0
+            self._present[claim.uid] = claim
+            earlier = self._before.get(claim.uid)
+            if claim.use != Use.PENDING:
+                use = earlier.use if earlier is not None and earlier.use != Use.PENDING else claim.use
+                self._count(where, claim, use, now)
+        for pod in pods:
+            known = self._before.get(text(pod, "metadata", "uid"))
+            if known is None or known.uid in self._present or known.use == Use.PENDING:
+                continue
+            end = ended_at(pod)
+            if end is not None:
+                self._count(where, known, known.use, min(end, now))
+
+    def take(self, now: datetime) -> Mapping[tuple[str, ...], float]:
+        """What was added up at this look, which is over.
 
         Returns:
             (namespace, engine, node of the graph, use) -> GPU-seconds; 0 where a use is only possible, so that
             Prometheus sees it begin at 0.
         """
-        added: dict[tuple[str, ...], float] = defaultdict(float)
-        present: dict[str, Claim] = {}
-        for where, pods in pipelines:
-            for claim in claims(pods):
-                for use in HELD:
-                    added[(*where, claim.node, use)] += 0.0
-                present[claim.uid] = claim
-                earlier = self._before.get(claim.uid)
-                use = earlier.use if earlier is not None and earlier.use != Use.PENDING else claim.use
-                if claim.use != Use.PENDING:
-                    self._add(added, where, claim, use, now)
-            for pod in pods:
-                known = self._before.get(text(pod, "metadata", "uid"))
-                end = ended_at(pod)
-                if known is not None and known.uid not in present and known.use != Use.PENDING and end is not None:
-                    self._add(added, where, known, known.use, min(end, now))
-        self._before, self._looked = present, now
+        added = self._added
+        self._before, self._present, self._looked, self._added = self._present, {}, now, defaultdict(float)
         return added
 
-    def _add(
-        self, added: dict[tuple[str, ...], float], where: tuple[str, str], claim: Claim, use: Use, until: datetime
-    ) -> None:
+    def _count(self, where: tuple[str, str], claim: Claim, use: Use, until: datetime) -> None:
         begin = max(self._looked, claim.since) if claim.since is not None else self._looked
         seconds = (until - begin).total_seconds()
         if seconds > 0:
-            added[(*where, claim.node, use)] += claim.gpus * seconds
+            self._added[(*where, claim.node, use)] += claim.gpus * seconds
 
 
 def _whole(quantity: object) -> int:

@@ -15,6 +15,7 @@ from tests.harness.operator_process import OperatorProcess
 from tests.harness.outcomes import Fail, Run, Succeed
 from tests.harness.pipelines import short
 from tests.harness.player import Player
+from tests.harness.processes import free_port
 
 from cai_operator.manifests.kinds import PIPELINE
 
@@ -25,9 +26,7 @@ JUDGED = Succeed({"pairs": 6, "ties": 1, "undecided": 3, "tooFewCandidates": 2})
 @pytest.fixture
 def port() -> int:
     """A port nobody has."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 class Endpoint:
@@ -211,9 +210,7 @@ def test_only_the_holder_of_the_lease_tells_of_pipelines(
     start("first")
     api.create(PIPELINE, short())
     api.wait_for_phase("short", "Succeeded")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        other_port = int(free.getsockname()[1])
+    other_port = free_port()
     make_operator(proxy.url, "second", CAI_METRICS_PORT=str(other_port)).start()
     other = Endpoint(other_port)
 
@@ -227,3 +224,16 @@ def test_only_the_holder_of_the_lease_tells_of_pipelines(
     assert endpoint("cai_pipelines", phase="Succeeded") == 1
     assert other("cai_leader") == 0
     assert 'namespace="' not in other.text()
+
+
+def test_a_port_that_is_taken_is_named_and_ends_the_operator(
+    make_operator: Callable[..., OperatorProcess], proxy: FaultProxy, port: int
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", port))
+        taken.listen()
+        process = make_operator(proxy.url, CAI_METRICS_PORT=str(port))
+        process.start()
+        wait_for(lambda: not process.is_running, "the operator to end")
+    assert "CAI_METRICS_PORT" in process.log()
+    assert "address already in use" in process.log()

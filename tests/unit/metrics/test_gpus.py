@@ -88,7 +88,8 @@ def seconds(after: float) -> datetime:
 
 
 def read(meter: Meter, after: float, *pods: dict[str, Any]) -> dict[Any, float]:
-    return {key[2:]: value for key, value in meter.read([(HF, pods)], seconds(after)).items() if value}
+    meter.add(HF, pods, seconds(after))
+    return {key[2:]: value for key, value in meter.take(seconds(after)).items() if value}
 
 
 def test_seconds_count_from_the_placement_to_the_end_wherever_the_looks_fall() -> None:
@@ -112,14 +113,16 @@ def test_the_total_does_not_depend_on_how_often_one_looks(every: int) -> None:
 
 def test_what_was_before_the_first_look_is_not_ours_and_what_is_new_begins_at_nought() -> None:
     meter = Meter(seconds(100))
-    found = meter.read([(HF, [pod(placed=0)])], seconds(100))
+    meter.add(HF, [pod(placed=0)], seconds(100))
+    found = meter.take(seconds(100))
     assert dict(found) == {(*HF, "sft", use): 0.0 for use in ("starting", "idle", "working")}
     assert read(meter, 101, pod(placed=0)) == {("sft", "working"): 8}
 
 
 def test_pipelines_of_one_namespace_and_engine_add_up() -> None:
     meter = Meter(seconds(0))
-    pipelines = [(HF, [pod(uid="a")]), (HF, [pod(uid="b")]), (("team", "nemo"), [pod(uid="c")])]
-    found = meter.read(pipelines, seconds(10))
+    for where, uid in ((HF, "a"), (HF, "b"), (("team", "nemo"), "c")):
+        meter.add(where, [pod(uid=uid)], seconds(10))
+    found = meter.take(seconds(10))
     assert found[*HF, "sft", "working"] == 160
     assert found["team", "nemo", "sft", "working"] == 80
