@@ -91,6 +91,7 @@ def requests_by_kind(requests: list[Request]) -> dict[tuple[str, str, str], int]
 def test_a_run_with_a_failure_is_counted_as_it_was(
     api: Api, player: Player, proxy: FaultProxy, start: Callable[..., OperatorProcess], endpoint: Endpoint
 ) -> None:
+    proxy.answer(503, lambda r: r.verb == "patch" and r.resource == "jobs", times=2, reason="ServiceUnavailable")
     start()
     player.script("models", Fail(1, "the hub did not answer"))
     player.script("slData", Run())
@@ -100,14 +101,17 @@ def test_a_run_with_a_failure_is_counted_as_it_was(
         text='{"progress": {"done": 17, "total": 192, '
         '"unit": "rows", "metrics": {"rows_per_s": 2.5, "judge_calls_per_s": 4}}}\n',
     )
-    api.create(PIPELINE, short())
+    api.create(PIPELINE, short(spec={"stages": {"slData": {"server": {"gpus": 2}}}}))
     player.wait_for_running("slData")
+    wait_for(lambda: endpoint("cai_gpu_seconds_total", stage="slData", state="working") > 0, "GPU-seconds to be told")
     wait_for(lambda: endpoint("cai_stage_progress_units", stage="slData", unit="rows") == 17, "progress to be told")
     now = endpoint.samples()
     mine = {"namespace": api.namespace}
     assert total(now, "cai_pipelines", phase="Running", engine="hf", **mine) == 1
     assert total(now, "cai_pipelines", **mine) == 1
     assert total(now, "cai_stages", stage="slData", state="Running", **mine) == 1
+    assert total(now, "cai_gpus", stage="slData", state="working", engine="hf", **mine) == 2
+    assert total(now, "cai_gpus", **mine) == 2
     run = {"pipeline": "short", "stage": "slData", **mine}
     assert total(now, "cai_stage_progress_expected_units", **run) == 192
     assert total(now, "cai_stage_units_per_second", unit="rows", **run) == 2.5
@@ -137,24 +141,24 @@ def test_a_run_with_a_failure_is_counted_as_it_was(
     assert looks == total(ended, "cai_reconcile_duration_seconds_count")
     assert looks > 4
 
+    assert total(ended, "cai_reconciles_total", result="unavailable") >= 1  # the two 503
+    assert total(ended, "cai_gpus", **mine) == 0
+    told = calls_both_count(proxy, endpoint)
+    assert told["patch", "jobs", "503"] == 2
+    assert told["watch", "caipipelines", "200"] >= 1
+    assert told["list", "jobs", "200"] >= 1
+    assert told["create", "events", "201"] >= 4
+    assert total(ended, "cai_watch_age_seconds", resource="jobs") > 0
+
     api.delete(PIPELINE, "short")
     wait_for(lambda: endpoint("cai_pipelines", **mine) == 0, "the pipeline's figures to go")
-    gone = endpoint.text()
-    assert f'namespace="{api.namespace}"' not in gone
+    gone = endpoint.text()  # GPU-seconds stay: their labels name no pipeline
+    assert f'namespace="{api.namespace}",pipeline=' not in gone
     assert 'pipeline="short"' not in gone
 
 
-def _unix(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
-
-
-def test_api_calls_are_those_the_api_server_was_sent(
-    api: Api, proxy: FaultProxy, start: Callable[..., OperatorProcess], endpoint: Endpoint, player: Player
-) -> None:
-    proxy.answer(503, lambda r: r.verb == "patch" and r.resource == "jobs", times=2, reason="ServiceUnavailable")
-    start()
-    api.create(PIPELINE, short())
-    api.wait_for_phase("short", "Succeeded")
+def calls_both_count(proxy: FaultProxy, endpoint: Endpoint) -> dict[tuple[str, str, str], int]:
+    """Requests by verb, resource and code, once operator and proxy have counted the same."""
 
     def both() -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str, str], int]]:
         told = {
@@ -165,13 +169,12 @@ def test_api_calls_are_those_the_api_server_was_sent(
         return told, requests_by_kind(list(proxy.requests))
 
     # the Lease is renewed meanwhile: at some moment nothing is under way
-    told, _ = wait_for(both, "both to have counted the same", lambda pair: pair[0] == pair[1], patience_s=60)
-    assert told["patch", "jobs", "503"] == 2
-    assert told["watch", "caipipelines", "200"] >= 1
-    assert told["list", "jobs", "200"] >= 1
-    assert told["create", "events", "201"] >= 4
-    assert endpoint("cai_reconciles_total", result="unavailable") >= 1
-    assert endpoint("cai_watch_age_seconds", resource="jobs") > 0
+    told, _ = wait_for(both, "both to have counted the same", lambda pair: pair[0] == pair[1])
+    return told
+
+
+def _unix(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def test_a_restart_counts_nothing_twice_and_loses_nothing(
