@@ -180,7 +180,7 @@ async def _longest_block(accounting: Accounting) -> float:
     await accounting.refresh()
     is_over = True
     await ticking
-    return max(gaps)
+    return max(gaps, default=0.0)
 
 
 def _ms(seconds: list[float]) -> str:

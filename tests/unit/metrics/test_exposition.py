@@ -39,6 +39,8 @@ def test_everything_in_the_catalogue_is_exposed_under_its_name_and_type_and_noth
         name = one.name.removesuffix("_total") if one.kind == Kind.COUNTER else one.name
         assert families.pop(name) == one.kind, one.name
     assert set(families) == {name.removesuffix("_total") for name in PROCESS}
+    metrics.show({}, ["hf", "nemo"])
+    assert not [name for name in exposed(metrics) if name.endswith("_created")]
 
 
 @pytest.mark.parametrize("one", FAMILIES, ids=lambda one: one.name)
