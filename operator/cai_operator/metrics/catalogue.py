@@ -108,7 +108,7 @@ FAMILIES: tuple[Family, ...] = (
         Kind.HISTOGRAM,
         Scope.COUNTED,
         ("engine", "stage", "outcome"),
-        "From the first start of a stage's program to its end, once for each stage that ended; "
+        "From the first start of a stage's program under its present Job to its end, once for each stage that ended; "
         "outcome is succeeded or failed.",
         _DAYS,
     ),

@@ -15,7 +15,8 @@ from cai_operator.metrics.catalogue import BY_NAME, FAMILIES, Family, Kind
 from cai_operator.metrics.figures import Samples
 from cai_operator.metrics.happened import ASKED, DECIDED, FAILURE, JOB_NODES, OUTCOMES, UNDECIDED, Happened
 
-disable_created_metrics()  # a series more for each counter, whose beginnings are shown as 0 anyway
+# a series more for each counter, whose beginnings are shown as 0 anyway
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 RESULTS = ("ok", "unavailable", "refused", "overtaken", "error")
 Own = Callable[[], Mapping[str, float]]
