@@ -97,7 +97,7 @@ def test_the_age_of_a_watch_is_that_of_the_oldest_of_several_namespaces() -> Non
     metrics.answered("GET", jobs.format("a"), 200, 0.1, is_watch=True)
     now = 160.0
     metrics.answered("GET", jobs.format("b"), 200, 0.1, is_watch=True)
-    metrics.answered("GET", jobs.format("b"), 410, 0.1, is_watch=True)
+    metrics.answered("GET", jobs.format("a"), 410, 0.1, is_watch=True)  # refused: it is not open
     now = 170.0
     found = exposed(metrics)
     assert found["cai_watch_age_seconds"] == {(("resource", "jobs"),): 70.0}
