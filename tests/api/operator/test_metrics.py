@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness.fault_proxy import FaultProxy, Request
 from tests.harness.objects import Api, wait_for
@@ -16,9 +19,11 @@ from tests.harness.outcomes import Fail, Run, Succeed
 from tests.harness.pipelines import short
 from tests.harness.player import Player
 from tests.harness.processes import free_port
+from tests.harness.promql import Series, evaluate
 
 from cai_operator.manifests.kinds import PIPELINE
 
+ALERTS = Path(__file__).parents[3] / "charts" / "cai-operator" / "files" / "alerts.yaml"
 JOBS = ("models", "datasets", "slData", "sft")
 JUDGED = Succeed({"pairs": 6, "ties": 1, "undecided": 3, "tooFewCandidates": 2})
 
@@ -200,6 +205,20 @@ def test_a_restart_counts_nothing_twice_and_loses_nothing(
     assert total(after, "cai_stage_attempts_total", stage="models") == 0
     [where] = [labels for name, labels, _ in after if name == "cai_pipeline_degraded_timestamp_seconds"]
     assert where == {"namespace": api.namespace, "pipeline": "short", "reason": "StageFailed"}
+    judged = {"namespace": api.namespace, "pipeline": "short", "stage": "slData"}  # 3 of 10 undecided
+    assert alerts(after) == {"CAIStageFailed": [where], "CAIJudgeUndecided": [judged]}
+
+
+def alerts(samples: list[tuple[str, dict[str, str], float]]) -> dict[str, list[dict[str, str]]]:
+    """The shipped alerts whose expression holds for what was scraped now, and under which labels."""
+    series, now = Series(), time.time()
+    for name, labels, value in samples:
+        series.add(name, labels, {now: value})
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8")) for rule in group["rules"]]
+    found = {rule["alert"]: evaluate(rule["expr"], series, now) for rule in rules}
+    return {
+        name: [dict(key) for key in vector] for name, vector in found.items() if isinstance(vector, dict) and vector
+    }
 
 
 def test_only_the_holder_of_the_lease_tells_of_pipelines(
