@@ -39,6 +39,9 @@ REFUSED_AGAIN_S = 3.0
 STARTING_AGAIN_S = 3.0
 MOST_TRIES = 5
 
+Wrote = Callable[[Mapping[str, Any], PipelineStatus, PipelineStatus], None]
+"""Told of every status that was written: the resource before it, its status before, and the new one."""
+
 log = logging.getLogger("cai_operator")
 
 
@@ -68,6 +71,7 @@ class Reconciler:
         settings: the operator's.
         may_write: called before every write; raises where another operator may have taken over.
         clock: the time, aware.
+        wrote: told of every status once it is written.
     """
 
     def __init__(
@@ -77,9 +81,10 @@ class Reconciler:
         settings: Settings,
         may_write: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wrote: Wrote = lambda *_: None,
     ) -> None:
         self._view, self._cluster, self._settings = view, cluster, settings
-        self._may_write, self._clock = may_write, clock
+        self._may_write, self._clock, self._wrote = may_write, clock, wrote
         self._memories: dict[Key, Memory] = {}
 
     async def reconcile(self, key: Key, live: bool = False) -> float | None:
@@ -245,6 +250,7 @@ class Reconciler:
             self._take_over(key, await self._cluster.get(PIPELINE, *key))
             raise _Outdated from None
         self._view.note(key, written)
+        self._wrote(document, parse_status(old), status)
         for number, event in enumerate(events):
             level = logging.WARNING if event.type == "Warning" else logging.INFO
             log.log(level, "%s/%s: %s", *key, event.message, extra={"pipeline": "/".join(key), "reason": event.reason})

@@ -41,6 +41,7 @@ class Settings:
         log_format: text or json.
         log_level: debug, info, warning or error.
         liveness_port: port of the health endpoint /healthz; 0: none.
+        metrics_port: port of the Prometheus endpoint /metrics; 0: none.
         lease_namespace, lease_name: the Lease that lets one of several operators work.
         identity: who holds the Lease.
     """
@@ -53,6 +54,7 @@ class Settings:
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
     liveness_port: int = 8080
+    metrics_port: int = 9090
     lease_namespace: str = "default"
     lease_name: str = "cai-operator"
     identity: str = "cai-operator"
@@ -74,6 +76,7 @@ VARIABLES: Mapping[str, str] = {
     "CAI_LOG_FORMAT": "text or json; default: text",
     "CAI_LOG_LEVEL": "debug, info, warning or error; default: info",
     "CAI_LIVENESS_PORT": "port of /healthz, 0 for none; default: 8080",
+    "CAI_METRICS_PORT": "port of Prometheus' /metrics, 0 for none; default: 9090",
     "CAI_LEASE_NAMESPACE": "namespace of the Lease; default: the operator's own",
     "CAI_LEASE_NAME": "name of the Lease; another for an operator of other namespaces; default: cai-operator",
     "CAI_IDENTITY": "name under which the Lease is held; default: the host's",
@@ -113,6 +116,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         log_format="json" if _one_of(environment, "CAI_LOG_FORMAT", LOG_FORMATS, "text") == "json" else "text",
         log_level=_one_of(environment, "CAI_LOG_LEVEL", LOG_LEVELS, "info"),
         liveness_port=_whole(environment, "CAI_LIVENESS_PORT", 8080, least=0, most=65535),
+        metrics_port=_whole(environment, "CAI_METRICS_PORT", 9090, least=0, most=65535),
         lease_namespace=environment.get("CAI_LEASE_NAMESPACE") or _own_namespace(),
         lease_name=environment.get("CAI_LEASE_NAME") or "cai-operator",
         identity=environment.get("CAI_IDENTITY") or f"{socket.gethostname()}-{os.getpid()}",
