@@ -222,7 +222,7 @@ class Device(Model):
     resource: str = Field(
         min_length=1, max_length=253, pattern=DEVICE_PATTERN, description="Name of the extended resource, as rdma/hca."
     )
-    count: int = Field(default=1, ge=1, le=1024, description="How many each pod gets.")
+    count: int = Field(default=1, ge=1, le=1024, description="How many each pod gets. Default: 1.")
 
 
 class Variable(Model):
