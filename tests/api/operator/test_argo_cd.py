@@ -96,6 +96,11 @@ def children(api: Api) -> list[Document]:
     return [{**one, "kind": kind.kind} for kind in (*CHILD_KINDS, POD) for one in api.list(kind, **mine)]
 
 
+def wait_until_running(api: Api, pipeline: str, node: str) -> None:
+    """Wait until the operator says so, and has nothing more to say."""
+    wait_for(lambda: api.node(pipeline, node).get("state"), f"{node} of {pipeline}", lambda state: state == "Running")
+
+
 # no drift
 
 
@@ -115,14 +120,17 @@ def stays(api: Api, argo_cd: ArgoCd, document: Document) -> None:
 def test_examples_stay_as_they_are_written(
     api: Api, operator: OperatorProcess, player: Player, argo_cd: ArgoCd
 ) -> None:
-    documents = [argo_cd.marked(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in EXAMPLES]
     for node in ("models", "datasets"):
-        player.script(node, *[Run()] * len(documents))
-    argo_cd.sync(*documents)
-    for document in documents:
-        name = document["metadata"]["name"]
+        player.script(node, *[Run()] * (len(EXAMPLES) + 1))
+    built = yaml.safe_load_all(argo_cd.plane.kubectl("kustomize", str(EXAMPLE / "pipelines")).stdout)
+    examples = [*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in EXAMPLES), *built]
+    argo_cd.sync(*(argo_cd.marked(document) for document in examples))
+    documents = [argo_cd.marked(document) for document in examples if document["kind"] == PIPELINE.kind]
+    names = {document["metadata"]["name"] for document in documents}
+    assert names > {"kind", "pocket"}
+    for name in names:
         for node in ("models", "datasets"):
-            wait_for(lambda: api.node(name, node).get("state"), f"{node} of {name}", lambda state: state == "Running")  # noqa: B023
+            wait_until_running(api, name, node)
     for document in documents:
         stays(api, argo_cd, document)
 
@@ -172,7 +180,7 @@ def test_self_heal_leaves_alone_what_runs(api: Api, operator: OperatorProcess, p
     document = argo_cd.marked(short())
     argo_cd.sync(document)
     pod = player.wait_for_running("sft")
-    wait_for(lambda: api.node("short", "sft").get("state"), "sft to run", lambda state: state == "Running")
+    wait_until_running(api, "short", "sft")
     generation = api.pipeline("short")["metadata"]["generation"]
     assert argo_cd.drift(document) == ""
     argo_cd.sync(document)
