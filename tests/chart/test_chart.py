@@ -277,6 +277,9 @@ class TestMetrics:
         by_service = the(everything, "ServiceMonitor")["spec"]
         assert by_service["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         assert by_service["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"] == "metrics"
+        # the label namespace is the pipelines', not the operator's
+        endpoints = [*monitor["spec"]["podMetricsEndpoints"], *by_service["endpoints"]]
+        assert [endpoint["honorLabels"] for endpoint in endpoints] == [True, True]
 
     def test_alerts_and_dashboard_arrive_unchanged(self, everything: list[Object]) -> None:
         files = CHART / "files"
