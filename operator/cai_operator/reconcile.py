@@ -30,7 +30,7 @@ from cai_operator.settings import Settings
 from cai_operator.snapshot import Key, Snapshot, View, read
 from cai_operator.status import Phase
 from cai_operator.summary import events_between, refused_status
-from cai_operator.validation import InvalidResource, parse_pipeline
+from cai_operator.validation import InvalidResource, parse_served
 from cai_operator.workloads import JobState, Observed
 
 TEXT_MISSING_AGAIN_S = 3.0
@@ -111,10 +111,13 @@ class Reconciler:
         now = self._clock().replace(microsecond=0)
         status = parse_status(document.get("status"))
         try:
-            pipeline = parse_pipeline(document)
+            pipeline, unknown = parse_served(document)
         except InvalidResource as problem:
             return await self._refuse(key, document, status, conditions.SPEC_INVALID, str(problem), now)
         memory = self._memories.setdefault(key, Memory())
+        if unknown and unknown != memory.unknown:
+            log.warning("%s/%s: this version does not know, and passes over: %s", *key, ", ".join(unknown))
+        memory.unknown = unknown
         look = _Look(key, document, pipeline, status, own(pipeline, everything), memory, now)
         await read_texts(self._cluster, key[0], pipeline.spec, memory, now)
         try:
