@@ -72,7 +72,7 @@ benchmark-cluster: $(VENV)/.ready ## run the pocket pipeline on a node of this m
 benchmark-generators: $(VENV)/.ready ## print how much faster the data generators are than the reference's
 	$(BIN)/python -m benchmarks.generators
 
-manifests: $(VENV)/.ready ## write crds/ and docs/reference.md anew from operator/cai_operator/api.py
+manifests: $(VENV)/.ready ## write crds/, docs/reference.md, the chart's generated files and the bundle anew
 	@$(BIN)/python -m cai_operator.crd
 
 cluster: $(VENV)/.ready ## bring up a Kubernetes node on this machine, our images in it (Linux, root)

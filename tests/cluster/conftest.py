@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 from tests.harness import installed
 from tests.harness.availability import skipped_where_unavailable
+from tests.harness.chart import previous_release
 from tests.harness.cluster import RESTRICTED, Cluster, cluster
 from tests.harness.installed import SMALL, Run, Start
 from tests.harness.objects import Api
 
 HERE = Path(__file__).parent
-CRDS = HERE.parents[1] / "crds"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these tests on one worker (with `--dist loadgroup`), and the one that kills the node before its users."""
+    """All of these tests on one worker (with `--dist loadgroup`).
+
+    The one that kills the node comes before its users; the one that uninstalls the operator is last by its name.
+    """
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     for item in ours:
         item.add_marker(pytest.mark.xdist_group("node"))
@@ -35,12 +38,6 @@ def node() -> Iterator[Cluster]:
         yield its
 
 
-@pytest.fixture(scope="session")
-def crd(node: Cluster) -> None:
-    """The CAIPipeline resource is served."""
-    node.install_crds(CRDS)
-
-
 @pytest.fixture
 def namespace(node: Cluster) -> Iterator[str]:
     """The name of a namespace of the test's own that enforces the restricted Pod Security level."""
@@ -49,10 +46,10 @@ def namespace(node: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def operator(node: Cluster) -> Cluster:
-    """The node with the operator installed from our images."""
+def operator(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The node with the release before this one installed by helm; test_pipeline.py upgrades it."""
     with skipped_where_unavailable():
-        installed.install(node)
+        installed.install(node, previous_release(tmp_path_factory.mktemp("chart")))
     return node
 
 

@@ -7,8 +7,9 @@ import signal
 from typing import Any
 
 import pytest
+from tests.harness.chart import SYSTEM
 from tests.harness.cluster import Cluster
-from tests.harness.installed import DEPLOYMENT, SMALL, SYSTEM, Run, Start, force_delete, process_of
+from tests.harness.installed import DEPLOYMENT, SMALL, Run, Start, force_delete, process_of
 from tests.harness.objects import Api
 
 from cai_operator.manifests.kinds import POD

@@ -1,14 +1,21 @@
-"""The pocket example on the node as a user runs it: from `kubectl apply` to an answer of the aligned model."""
+"""The pocket example on the node as a user runs it: from `kubectl apply` to an answer of the aligned model.
+
+In the middle of it `helm upgrade` brings the release to this version, and later `helm rollback` takes it back.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.harness import installed
+from tests.harness.chart import NEW_FIELD, RELEASE, SYSTEM, helm
 from tests.harness.cluster import RESTRICTED, Cluster
+from tests.harness.installed import DEPLOYMENT as OPERATOR
 from tests.harness.installed import SLOW_POLL_S, Run, Start, jobs_image
 from tests.harness.node_files import POD_USER
 from tests.harness.objects import wait_for
@@ -32,13 +39,39 @@ print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
 
 
+PARKED = """
+apiVersion: cai.dev/v1alpha1
+kind: CAIPipeline
+metadata: {name: parked}
+spec:
+  suspend: true
+  engine: hf
+  models: {base: {pocket: {}}}
+"""
+RELEASES = {"upgrade": "slData", "rollback": "ppo"}
+"""What becomes of the release while the job of a node runs."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is after a change of the release."""
+
+    operator: str
+    knows_new_field: bool
+    parked: Object
+
+
 @dataclass
 class Story:
-    """A run from beginning to end: its Jobs at the end, and every pod of it as it was last seen."""
+    """A run from beginning to end: its Jobs at the end, and every pod of it as it was last seen.
+
+    `moments`: before and after the release was upgraded, and after it was rolled back.
+    """
 
     run: Run
     jobs: dict[str, Object] = field(default_factory=dict)
     pods: dict[str, Object] = field(default_factory=dict)
+    moments: dict[str, Moment] = field(default_factory=dict)
 
     def of(self, node: str, kind: str) -> list[Object]:
         """Pods of a node of the graph, of kind "job" or "server"."""
@@ -49,16 +82,73 @@ class Story:
 @pytest.fixture(scope="module")
 def story(operator: Cluster, start: Start, undisturbed: Run) -> Iterator[Story]:
     """The whole pocket example, watched until it is done; what other tests compare with is made meanwhile."""
-    with operator.namespace(RESTRICTED) as namespace:
+    with operator.namespace(RESTRICTED) as namespace, ThreadPoolExecutor(1) as helmsman:
+        operator.kubectl("apply", "-n", namespace, "-f", "-", stdin=PARKED)
         story = Story(start(EXAMPLE, namespace))
+        story.moments["before"] = _moment(story)
+        changes: dict[str, Future[None]] = {}
 
         def is_done() -> bool:
             story.pods |= {pod["metadata"]["uid"]: pod for pod in story.run.pods()}
+            for change, node in RELEASES.items():
+                if change not in changes and story.run.running(node, "job"):
+                    changes[change] = helmsman.submit(_change, story, change)
             return story.run.status().get("phase") == "Succeeded"
 
         story.run.until("the end of it", is_done, SLOW_POLL_S)
+        for change in RELEASES:
+            changes[change].result()
         story.jobs = {job["metadata"]["labels"][NODE_LABEL]: job for job in story.run.api.list(JOB)}
         yield story
+
+
+def _change(story: Story, change: str) -> None:
+    if change == "upgrade":
+        installed.upgrade(story.run.cluster)
+        # what only the newer definition knows
+        new = json.dumps({"spec": {"template": {NEW_FIELD: "gvisor"}}})
+        words = ["patch", "caip", "parked", "-n", story.run.api.namespace, "--type=merge", f"--patch={new}"]
+        story.run.cluster.kubectl(*words)
+    else:
+        installed.rollback(story.run.cluster)
+    story.moments[change] = _moment(story)
+
+
+def _moment(story: Story) -> Moment:
+    cluster = story.run.cluster
+    definition = cluster.kubectl("get", "crd", "caipipelines.cai.dev", "-o", "json").stdout
+    selector = f"--selector=app.kubernetes.io/name={OPERATOR}"
+    pods = json.loads(cluster.kubectl("get", "pods", "-n", SYSTEM, selector, "-o", "json").stdout)["items"]
+    (pod,) = (pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
+    return Moment(pod["metadata"]["uid"], f'"{NEW_FIELD}"' in definition, story.run.api.pipeline("parked"))
+
+
+def test_the_release_was_upgraded_and_rolled_back_meanwhile(story: Story) -> None:
+    words = ["history", RELEASE, "--namespace", SYSTEM, "--max", "3", "--output", "json"]
+    history = json.loads(helm(*words, cluster=story.run.cluster).stdout)
+    assert [one["app_version"] for one in history] == ["0.0.1", "0.1.0", "0.0.1"]
+    assert history[-1]["status"] == "deployed"
+    assert len({moment.operator for moment in story.moments.values()}) == 3
+    assert [story.moments[name].knows_new_field for name in ("before", *RELEASES)] == [False, True, False]
+
+
+def test_what_is_stored_survives_both(story: Story) -> None:
+    before, upgraded, rolled_back = (story.moments[name].parked for name in ("before", *RELEASES))
+    assert upgraded["spec"].pop("template") == {NEW_FIELD: "gvisor"}
+    # the older definition shows the object without what it does not know
+    assert rolled_back["spec"].pop("template", {}) == {}
+    assert before["spec"].pop("template", {}) == {}
+    assert before["spec"] == upgraded["spec"] == rolled_back["spec"]
+    assert len({one["metadata"]["uid"] for one in (before, upgraded, rolled_back)}) == 1
+    assert rolled_back["status"]["phase"] == "Suspended"
+
+
+def test_no_stage_ran_twice(story: Story) -> None:
+    for name in JOBS:
+        assert len(story.of(name, "job")) == 1, name
+        assert len({pod["metadata"]["labels"]["job-name"] for pod in story.of(name, "job")}) == 1, name
+    assert set(story.jobs) == set(JOBS)
+    assert len(story.run.api.list(JOB)) == len(JOBS)
 
 
 def test_every_stage_succeeds_at_the_first_attempt(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""The operator on a node as a user installs it: our images, `kubectl apply` of what we ship, the CPU image named."""
+"""The operator on a node as a user installs it: our images, the chart by helm, the CPU image named."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from images.build import FLAVOURS
 from tests.harness import images, node_files
+from tests.harness.chart import CHART, RELEASE, SYSTEM, helm
 from tests.harness.cluster import Cluster
 from tests.harness.objects import Api, wait_for
 
@@ -23,9 +24,9 @@ from cai_operator.names import KIND_LABEL, NODE_LABEL, PIPELINE_LABEL, claim_nam
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("-f", "crds/", "-f", "operator/install/")
 SMALL = ROOT / "tests" / "cluster" / "small.yaml"
-SYSTEM, DEPLOYMENT = "cai-system", "cai-operator"
+DEPLOYMENT = RELEASE
+HELM_PATIENCE = "--timeout=10m"
 ENDS = ("Succeeded", "Failed")
 CHECKPOINT = re.compile(r"(?:checkpoint-|step_)(\d+)")
 POLL_S, SLOW_POLL_S = 0.2, 1.0
@@ -33,17 +34,28 @@ PATIENCE_S = 1800.0
 """How long a pipeline may take that shares two cores with other tests; it measures nothing."""
 
 
-def install(cluster: Cluster) -> None:
-    """Bring the images to the node and install with kubectl alone, as the README says; it stays, as the node goes.
+def install(cluster: Cluster, chart: Path = CHART) -> None:
+    """Bring the images to the node and install a chart, as its README says; it stays, as the node goes.
 
     Unavailable with a sentence where images cannot be built or handed over.
     """
     ours = images.build("operator", "jobs-cpu")
     for image in ours.values():
         cluster.import_image(image.archive)
-    cluster.kubectl("apply", *(word if word == "-f" else str(ROOT / word) for word in SHIPPED))
-    cluster.kubectl("set", "env", f"deployment/{DEPLOYMENT}", "-n", SYSTEM, f"CAI_IMAGE_HF={jobs_image()}")
-    cluster.kubectl("rollout", "status", f"deployment/{DEPLOYMENT}", "-n", SYSTEM, "--timeout=180s")
+    cluster.kubectl("apply", "-f", str(ROOT / "operator" / "install" / "1-namespace.yaml"))
+    upgrade(cluster, chart)
+
+
+def upgrade(cluster: Cluster, chart: Path = CHART) -> None:
+    """Bring the release to this chart; install it where there is none. Return once its operator is ready."""
+    tag = jobs_image().rpartition(":")[2]
+    words = ["--namespace", SYSTEM, "--set", f"engines.hf.image.tag={tag}", "--wait", HELM_PATIENCE]
+    helm("upgrade", "--install", RELEASE, chart, *words, cluster=cluster)
+
+
+def rollback(cluster: Cluster) -> None:
+    """Take the release back to the revision before; return once its operator is ready."""
+    helm("rollback", RELEASE, "--namespace", SYSTEM, "--wait", HELM_PATIENCE, cluster=cluster)
 
 
 def jobs_image() -> str:
