@@ -7,7 +7,6 @@
 | `labels` | one label more on every child and its pods |
 | `service` | model servers behind an ordinary Service, as before decision 0011 |
 | `fields` | pods without `terminationMessagePolicy` |
-| `unmarked` | no `cai.dev/made-from` and no `cai.dev/settings` on anything |
 | `names` | other names of Jobs and servers |
 | `contract` | another contract version, so other keys |
 """
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cai_operator import changes, keys, names
+from cai_operator import keys, names
 from cai_operator.main import main
 from cai_operator.manifests import children, job, server
 
@@ -45,10 +44,6 @@ def _fields() -> None:
         return found
 
     job.pod_template = server.pod_template = template
-
-
-def _unmarked() -> None:
-    changes._annotated = lambda manifest, _name, _value: manifest
 
 
 def _names() -> None:
