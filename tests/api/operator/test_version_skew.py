@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.api.operator.test_spec_change import change, job_of
+from tests.harness.control_plane import ControlPlane
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.objects import Api, wait_for
 from tests.harness.operator_process import OperatorProcess
@@ -133,8 +134,7 @@ def define(control_plane_with_jobs: ControlPlane) -> Iterator[Callable[[str], No
         schema = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
         spec, status = schema["spec"]["properties"], schema["status"]["properties"]
         if which == "older":
-            del spec["template"]["properties"]["interconnect"]
-            del spec["stages"]["properties"]["sft"]["properties"]["exportHuggingFace"]
+            del spec["template"]["properties"]["runtimeClassName"]
             del status["stages"]["items"]["properties"]["reason"]
         if which == "newer":
             spec["stages"]["properties"]["sft"]["properties"]["warmth"] = {"type": "integer", "default": 3}
@@ -159,14 +159,14 @@ def test_stored_objects_survive_an_upgrade_of_the_definition(
     player.script("slData", Run())
     define("older")
     version()
-    wait_for(lambda: _is_pruned(api, {"template": {"interconnect": {"ipcLock": True}}}), "the older definition")
+    wait_for(lambda: _is_pruned(api, {"template": {"runtimeClassName": "gvisor"}}), "the older definition")
     api.create(PIPELINE, short())
     player.wait_for_running("slData")
     wait_for(lambda: api.node("short", "slData").get("state"), "slData to be seen", lambda state: state == "Running")
     keys = {stage["name"]: stage.get("key") for stage in api.status("short")["stages"]}
     define("ours")
-    new = {"spec": {"template": {"interconnect": {"interface": "eth0"}}}}
-    stored(api, new, lambda found: "interconnect" in found["spec"].get("template", {}))
+    new = {"spec": {"template": {"runtimeClassName": "gvisor"}}}
+    stored(api, new, lambda found: "runtimeClassName" in found["spec"].get("template", {}))
     change(api, "short", {"stages": {"sft": {"retries": 7}}})
     assert {stage["name"]: stage.get("key") for stage in api.status("short")["stages"]} == keys
     player.end("slData")

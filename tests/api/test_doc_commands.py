@@ -1,0 +1,194 @@
+"""Every command of our pages, in the order a reader meets them, against a real API server.
+
+The operator is at work, as a process of its own, and pods are played. Before a page, or a section that installs, stands
+what its reader has by then. What needs pods that run, and what cannot be run, is in tests/harness/doc_runs.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness import doc_runs
+from tests.harness.availability import skipped_where_unavailable
+from tests.harness.control_plane import WORKLOADS, ControlPlane
+from tests.harness.doc_commands import ROOT, Command, blocks, commands, pages
+from tests.harness.doc_shell import Shell
+from tests.harness.objects import Api, wait_for
+from tests.harness.operator_process import OperatorProcess
+from tests.harness.outcomes import Fail, Stuck
+from tests.harness.pipelines import pocket, short
+from tests.harness.player import Player
+
+from cai_operator.manifests.kinds import CLAIM, PIPELINE, POD
+
+SYSTEM = "cai-system"
+INSTALLING = ("docs/install.md", "docs/upgrades.md", "operator/install/README.md", "charts/cai-operator/README.md")
+"""Pages whose sections put something into the cluster: each begins on an empty one."""
+
+HELM = "helm install cai-operator charts/cai-operator -n cai-system --create-namespace"
+HAS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("docs/upgrades.md", "With Helm"): (HELM,),
+    ("docs/upgrades.md", "With kubectl"): ("kubectl apply -f crds/ -f operator/install/",),
+    ("docs/upgrades.md", "What stays as it is"): ("kubectl apply -f crds/ -f operator/install/",),
+    ("docs/upgrades.md", "Rolling back"): (HELM, f"{HELM.replace('install', 'upgrade', 1)}"),
+    ("docs/install.md", "No cluster at hand?"): (),
+    ("charts/cai-operator/README.md", "Upgrade, roll back, uninstall"): (HELM,),
+    ("charts/cai-operator/README.md", "Without rights on the cluster"): (
+        "kubectl create namespace team-a && kubectl create namespace team-a-dev && kubectl apply -f crds/",
+    ),
+}
+"""What the reader of a section has run before."""
+
+UNINSTALL = """
+helm uninstall cai-operator -n cai-system --ignore-not-found --wait=false
+helm uninstall cai-operator --ignore-not-found --wait=false
+kubectl delete caip --all -A --ignore-not-found
+kubectl delete -f operator/install/ -f crds/ --ignore-not-found
+kubectl delete namespace cai-system team-a team-a-dev --ignore-not-found
+"""
+
+
+@dataclass
+class Reader:
+    """Somebody at a shell, whose pods are played in the namespace default."""
+
+    shell: Shell
+    api: Api
+    player: Player
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """A control plane of these tests' own: they take the resource's definition away."""
+    plane = ControlPlane(controllers=WORKLOADS)
+    with skipped_where_unavailable():
+        plane.start()
+    with plane:
+        yield plane
+
+
+@pytest.fixture
+def reader(plane: ControlPlane, tmp_path: Path) -> Iterator[Reader]:
+    """A reader, on whose cluster nothing is yet; all that was made is taken away again."""
+    with plane.client() as client, Player(plane, "default") as player, _ready_operators(plane):
+        api = Api(client, "default")
+        with Shell(tmp_path, plane.kubeconfig, lambda: _wait_for_the_end(api)) as shell:
+            yield Reader(shell, api, player)
+            shell.shell(UNINSTALL.strip().replace("\n", "; ") + "; true")
+            for name in api.names(CLAIM):
+                api.delete(CLAIM, name)
+
+
+def to_run(page: str) -> list[Command]:
+    """The commands of a page that are run here."""
+    lists = (doc_runs.ON_NODE, doc_runs.PARSED)
+    return [one for one in commands(page) if not any(doc_runs.reason(one.text, each) for each in lists)]
+
+
+SECTIONS = [
+    pytest.param(list(group), id=f"{page}-{section}")
+    for page in INSTALLING
+    for section, group in groupby(to_run(page), lambda command: command.section)
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_that_installs(reader: Reader, section: list[Command]) -> None:
+    for text in HAS.get((section[0].page, section[0].section), ()):
+        reader.shell.shell(text)
+    for command in section:
+        reader.shell.run(command)
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page not in INSTALLING and to_run(page)])
+def test_a_page(reader: Reader, plane: ControlPlane, tmp_path: Path, page: str) -> None:
+    reader.shell.shell("kubectl apply -f crds/ -f operator/install/")
+    reader.shell.shell("kubectl wait --for=condition=Established crd/caipipelines.cai.dev --timeout=60s")
+    settings = {"CAI_PROGRESS_SECONDS": "1", "CAI_LEASE_NAMESPACE": SYSTEM}
+    with OperatorProcess(tmp_path / "operator", plane.url, plane.admin_token, plane.ca, settings):
+        _give(reader, page)
+        for command in to_run(page):
+            reader.shell.run(command)
+
+
+def _give(reader: Reader, page: str) -> None:
+    """What a reader of a page has before its first command."""
+    if page == "docs/moving-to-nemo.md":
+        (manifest,) = (block for block in blocks(page, "yaml") if "kind: CAIPipeline" in block)
+        (reader.shell.checkout / "mine.yaml").write_text(manifest)
+    if page == "docs/troubleshoot.md":
+        reader.player.script("datasets", Stuck("ErrImagePull", "no such host"))
+        reader.api.create(PIPELINE, short("typo", {"stages": {"datasets": {"image": "cai-jobs:no-such-tag"}}}))
+        _wait(reader.api, "typo", "ImagePullFailed")
+    if page == "docs/operate.md":
+        reader.player.script("datasets", Fail(2, "/artifacts/prompts/red-team.jsonl: no such file"))
+        reader.api.create(PIPELINE, short("lost"))
+        reader.api.wait_for_phase("lost", "Failed")
+        reader.api.create(PIPELINE, pocket())
+        reader.api.wait_for_phase("pocket", "Succeeded")
+
+
+def _wait(api: Api, name: str, reason: str) -> None:
+    wait_for(lambda: api.condition(name, "Degraded").get("reason"), f"{name} to be {reason}", lambda it: it == reason)
+
+
+def _wait_for_the_end(api: Api) -> None:
+    api.wait_for_phase("pocket", "Succeeded")
+
+
+@contextmanager
+def _ready_operators(plane: ControlPlane) -> Iterator[None]:
+    """The pods of installed operators become ready, though no node runs them."""
+    over = threading.Event()
+
+    def play() -> None:
+        with plane.client() as client:
+            while not over.wait(0.2):
+                for namespace in (SYSTEM, "team-a"):
+                    for pod in Api(client, namespace).list(POD):
+                        if pod["status"].get("phase") == "Pending":
+                            _make_ready(Api(client, namespace), pod)
+
+    thread = threading.Thread(target=play, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _make_ready(api: Api, pod: dict[str, Any]) -> None:
+    ready = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "ContainersReady", "Ready")]
+    name = pod["spec"]["containers"][0]["name"]
+    running = {"startedAt": pod["metadata"]["creationTimestamp"]}
+    container = {
+        "name": name,
+        "ready": True,
+        "restartCount": 0,
+        "image": "x",
+        "imageID": "x",
+        "state": {"running": running},
+    }
+    status = {"phase": "Running", "conditions": ready, "containerStatuses": [container]}
+    api.patch(POD, pod["metadata"]["name"], {"status": status}, "status")
+
+
+def test_every_page_is_looked_at() -> None:
+    named = {command.page for each in SECTIONS for command in each.values[0]}  # type: ignore[attr-defined]
+    named |= {page for page in pages() if page not in INSTALLING and to_run(page)}
+    assert {
+        "README.md",
+        "docs/install.md",
+        "docs/first-pipeline.md",
+        "docs/operate.md",
+        "docs/troubleshoot.md",
+    } <= named
+    assert (ROOT / "docs" / "upgrades.md").exists()
