@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.harness import doc_runs
 from tests.harness.availability import skipped_where_unavailable
@@ -47,12 +48,12 @@ HAS: Mapping[tuple[str, str], tuple[str, ...]] = {
 """What the reader of a section has run before."""
 
 UNINSTALL = """
-helm uninstall cai-operator -n cai-system --ignore-not-found --wait=false
-helm uninstall cai-operator --ignore-not-found --wait=false
-kubectl delete caip --all -A --ignore-not-found
-kubectl delete -f operator/install/ -f crds/ --ignore-not-found
-kubectl delete namespace cai-system team-a team-a-dev --ignore-not-found
+helm list -A -o json | python -c 'import json, sys; [print(r["name"], r["namespace"]) for r in json.load(sys.stdin)]' |
+  while read name namespace; do helm uninstall $name -n $namespace; done
+kubectl delete --ignore-not-found --wait=false $(printf ' -f %s' operator/install/[2-4]-*.yaml)
+kubectl delete crd caipipelines.cai.dev --ignore-not-found
 """
+"""All but namespaces, which take their time to go."""
 
 
 @dataclass
@@ -76,14 +77,34 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def reader(plane: ControlPlane, tmp_path: Path) -> Iterator[Reader]:
-    """A reader, on whose cluster nothing is yet; all that was made is taken away again."""
+    """A reader; pipelines and data of the namespace default are taken away at the end."""
     with plane.client() as client, Player(plane, "default") as player, _ready_operators(plane):
         api = Api(client, "default")
-        with Shell(tmp_path, plane.kubeconfig, lambda: _wait_for_the_end(api)) as shell:
+        with Shell(tmp_path, plane.kubeconfig, lambda: api.wait_for_phase("pocket", "Succeeded")) as shell:
             yield Reader(shell, api, player)
-            shell.shell(UNINSTALL.strip().replace("\n", "; ") + "; true")
-            for name in api.names(CLAIM):
-                api.delete(CLAIM, name)
+        for kind in (PIPELINE, CLAIM):
+            for name in api.names(kind) if api.client.get(kind.path("default")).is_success else ():
+                api.delete(kind, name)
+            wait_for(lambda kind=kind: api.client.get(kind.path("default")), f"{kind.kind} to go", _is_empty)
+
+
+@pytest.fixture
+def bare(reader: Reader) -> Iterator[Reader]:
+    """A reader on whose cluster nothing is yet; what was installed is taken away again."""
+    yield reader
+    reader.shell.shell(UNINSTALL)
+
+
+@pytest.fixture(scope="module")
+def at_work(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The resource is served and the operator at work."""
+    for path in ("crds", "operator/install"):
+        plane.kubectl("apply", "-f", str(ROOT / path))
+    plane.kubectl("wait", "--for=condition=Established", "crd/caipipelines.cai.dev", "--timeout=60s")
+    settings = {"CAI_PROGRESS_SECONDS": "1", "CAI_LEASE_NAMESPACE": SYSTEM}
+    directory = tmp_path_factory.mktemp("operator")
+    with OperatorProcess(directory, plane.url, plane.admin_token, plane.ca, settings):
+        yield
 
 
 def to_run(page: str) -> list[Command]:
@@ -100,22 +121,19 @@ SECTIONS = [
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_that_installs(reader: Reader, section: list[Command]) -> None:
+def test_a_section_that_installs(bare: Reader, section: list[Command]) -> None:
     for text in HAS.get((section[0].page, section[0].section), ()):
-        reader.shell.shell(text)
+        bare.shell.shell(text)
     for command in section:
-        reader.shell.run(command)
+        bare.shell.run(command)
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("page", [page for page in pages() if page not in INSTALLING and to_run(page)])
-def test_a_page(reader: Reader, plane: ControlPlane, tmp_path: Path, page: str) -> None:
-    reader.shell.shell("kubectl apply -f crds/ -f operator/install/")
-    reader.shell.shell("kubectl wait --for=condition=Established crd/caipipelines.cai.dev --timeout=60s")
-    settings = {"CAI_PROGRESS_SECONDS": "1", "CAI_LEASE_NAMESPACE": SYSTEM}
-    with OperatorProcess(tmp_path / "operator", plane.url, plane.admin_token, plane.ca, settings):
-        _give(reader, page)
-        for command in to_run(page):
-            reader.shell.run(command)
+def test_a_page(reader: Reader, page: str) -> None:
+    _give(reader, page)
+    for command in to_run(page):
+        reader.shell.run(command)
 
 
 def _give(reader: Reader, page: str) -> None:
@@ -139,8 +157,8 @@ def _wait(api: Api, name: str, reason: str) -> None:
     wait_for(lambda: api.condition(name, "Degraded").get("reason"), f"{name} to be {reason}", lambda it: it == reason)
 
 
-def _wait_for_the_end(api: Api) -> None:
-    api.wait_for_phase("pocket", "Succeeded")
+def _is_empty(answer: httpx.Response) -> bool:
+    return answer.status_code == 404 or not answer.json()["items"]
 
 
 @contextmanager

@@ -107,5 +107,10 @@ class Shell:
 
 def _is_in(line: str, said: str) -> bool:
     """Whether something was printed like this line: numbers and spaces may be others, … stands for anything."""
-    pattern = re.escape(re.sub(r"\d+", "0", " ".join(line.split()))).replace("…", ".*")
-    return any(re.search(pattern, re.sub(r"\d+", "0", " ".join(other.split()))) for other in said.splitlines())
+    pattern = re.escape(_plain(line)).replace("…", ".*")
+    return any(re.search(pattern, _plain(other)) for other in said.splitlines())
+
+
+def _plain(line: str) -> str:
+    # kubectl's word for what it did depends on what was there before
+    return re.sub(r"\d+", "0", re.sub(r" (configured|unchanged)$", " created", " ".join(line.split())))

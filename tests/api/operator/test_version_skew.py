@@ -134,7 +134,7 @@ def define(control_plane_with_jobs: ControlPlane) -> Iterator[Callable[[str], No
         schema = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
         spec, status = schema["spec"]["properties"], schema["status"]["properties"]
         if which == "older":
-            del spec["template"]["properties"]["runtimeClassName"]
+            del spec["template"]["properties"]["shmSize"]
             del status["stages"]["items"]["properties"]["reason"]
         if which == "newer":
             spec["stages"]["properties"]["sft"]["properties"]["warmth"] = {"type": "integer", "default": 3}
@@ -159,14 +159,14 @@ def test_stored_objects_survive_an_upgrade_of_the_definition(
     player.script("slData", Run())
     define("older")
     version()
-    wait_for(lambda: _is_pruned(api, {"template": {"runtimeClassName": "gvisor"}}), "the older definition")
+    wait_for(lambda: _is_pruned(api, {"template": {"shmSize": "1Gi"}}), "the older definition")
     api.create(PIPELINE, short())
     player.wait_for_running("slData")
     wait_for(lambda: api.node("short", "slData").get("state"), "slData to be seen", lambda state: state == "Running")
     keys = {stage["name"]: stage.get("key") for stage in api.status("short")["stages"]}
     define("ours")
-    new = {"spec": {"template": {"runtimeClassName": "gvisor"}}}
-    stored(api, new, lambda found: "runtimeClassName" in found["spec"].get("template", {}))
+    new = {"spec": {"template": {"shmSize": "1Gi"}}}
+    stored(api, new, lambda found: "shmSize" in found["spec"].get("template", {}))
     change(api, "short", {"stages": {"sft": {"retries": 7}}})
     assert {stage["name"]: stage.get("key") for stage in api.status("short")["stages"]} == keys
     player.end("slData")
