@@ -25,6 +25,7 @@ def build_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=1, help="seed of texts, weights and order")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps, about 2,100 tokens each")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest learning rate of the schedule")
+    parser.add_argument("--judge-questions", type=int, default=500, help="questions of each sort the judge learns from")
     parser.add_argument(
         "--measure-questions", type=int, default=200, help="held-out questions of each sort; 0 measures nothing"
     )
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         InputError: a setting out of range.
     """
     options = build_parser().parse_args(argv)
-    if options.steps < 1 or options.measure_questions < 0:
-        raise InputError("--steps must be at least 1 and --measure-questions at least 0")
+    if min(options.steps, options.judge_questions) < 1 or options.measure_questions < 0:
+        raise InputError("--steps and --judge-questions must be at least 1 and --measure-questions at least 0")
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from cai_jobs.pocket.pretrain import Recipe, train_base
 
     torch.set_num_threads(1)
-    save_judge(train_judge(options.seed), options.output / "judge.json")
+    save_judge(train_judge(options.seed, options.judge_questions), options.output / "judge.json")
     recipe = Recipe(seed=options.seed, steps=options.steps, learning_rate=options.learning_rate)
     with Progress(options.steps, "steps", "pocket base", options.progress) as progress:
         loss = train_base(options.output / "model", recipe, lambda _, loss: progress.advance(1, {"loss": loss}))

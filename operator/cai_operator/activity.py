@@ -23,7 +23,7 @@ def _of(node: NodeStatus) -> str:
         return node.reason or "starting"
     if node.state != State.RUNNING or node.name == "serve":
         return ""
-    return _progress(node.progress) if node.progress is not None else "running"
+    return _progress(node.progress) if node.progress is not None else node.reason or "running"
 
 
 def _progress(progress: Progress) -> str:

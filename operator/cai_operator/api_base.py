@@ -18,6 +18,9 @@ DEVICE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A
 COMMUNICATION_PATTERN = r"^(NCCL|TORCH_NCCL|GLOO|TP|UCX|FI|SHARP|IBV|RDMAV)_[A-Z0-9_]+$"
 
 GPU = "nvidia.com/gpu"
+ARGO_CD = "argocd.argoproj.io/"
+"""What labels and annotations begin with by which Argo CD knows, and is told about, what it deploys itself."""
+
 INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
@@ -219,7 +222,7 @@ class Device(Model):
     resource: str = Field(
         min_length=1, max_length=253, pattern=DEVICE_PATTERN, description="Name of the extended resource, as rdma/hca."
     )
-    count: int = Field(default=1, ge=1, le=1024, description="How many each pod gets.")
+    count: int = Field(default=1, ge=1, le=1024, description="How many each pod gets. Default: 1.")
 
 
 class Variable(Model):
@@ -282,5 +285,9 @@ class PodTemplate(Model):
     interconnect: Interconnect | None = Field(
         default=None, description="Network among the pods of a stage, or its critic, on several machines."
     )
-    labels: dict[str, str] | None = Field(default=None, description="Labels added to the pods.")
-    annotations: dict[str, str] | None = Field(default=None, description="Annotations added to the pods.")
+    labels: dict[str, str] | None = Field(
+        default=None, max_length=64, description=f"Labels added to the pods; none that begins with {ARGO_CD}."
+    )
+    annotations: dict[str, str] | None = Field(
+        default=None, max_length=64, description=f"Annotations added to the pods; none that begins with {ARGO_CD}."
+    )

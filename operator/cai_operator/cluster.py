@@ -11,7 +11,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -27,6 +27,9 @@ LOGIN_MAX_AGE_S = 600.0  # bound service account tokens are replaced on disk wel
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 32768
 LIST_LIMIT = 500
+
+OnAnswer = Callable[[str, str, int | None, float], None]
+"""Told of every request: its method, its path, the answer's status (None: there was none), and the seconds it took."""
 
 log = logging.getLogger("cai_operator.cluster")
 
@@ -57,8 +60,14 @@ class Cluster:
     Every method raises `Unavailable` where the server is away, overloaded or broken, and `Refused` where it says no.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport | None = None, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        base_url: str | None = None,
+        on_answer: OnAnswer = lambda *_: None,
+    ) -> None:
         """With a transport and base URL given, no login is made: for clients that bring their own."""
+        self._on_answer = on_answer
         self._fixed = httpx.AsyncClient(transport=transport, base_url=base_url) if transport and base_url else None
         self._client: httpx.AsyncClient | None = self._fixed
         self._login_time = time.monotonic()
@@ -199,7 +208,7 @@ class Cluster:
         for attempt in (1, 2):
             try:
                 client = self._logged_in(anew=attempt == 2)
-                response = await client.request(method, path, timeout=timeout_s, **request)
+                response = await self._request(client, method, path, timeout=timeout_s, **request)
             except LoginFailed as problem:  # a file that is just being replaced
                 raise Unavailable(str(problem)) from problem
             except (httpx.HTTPError, ssl.SSLError, OSError) as problem:
@@ -210,6 +219,15 @@ class Cluster:
             return None
         _raise_for(response)
         return response
+
+    async def _request(self, client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
+        begin, code = time.monotonic(), None
+        try:
+            response = await client.request(method, path, **request)
+            code = response.status_code
+            return response
+        finally:
+            self._on_answer(method, path, code, time.monotonic() - begin)
 
     def _logged_in(self, anew: bool) -> httpx.AsyncClient:
         is_old = time.monotonic() - self._login_time > LOGIN_MAX_AGE_S
@@ -252,6 +270,8 @@ def slim(found: dict[str, Any]) -> dict[str, Any]:
 
 def newest(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of several readings of one name the last: by creation, then by resourceVersion, which is a growing number."""
+    if len(objects) == 1:
+        return objects[0]
     return max(objects, key=lambda found: (found["metadata"].get("creationTimestamp", ""), version(found)))
 
 

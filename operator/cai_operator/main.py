@@ -17,7 +17,9 @@ from cai_jobs.contract.program import EXIT_INPUT, InputError
 from cai_operator import log_format
 from cai_operator.api import GROUP
 from cai_operator.cluster import Cluster, LoginFailed, Refused, Unavailable, login, slim, version
+from cai_operator.kopf_session import CountedSession
 from cai_operator.manifests.kinds import CHILD_KINDS, PIPELINE, POD, ObjectKind
+from cai_operator.metrics.recorder import Metrics
 from cai_operator.names import PIPELINE_LABEL
 from cai_operator.no_storage import NoDifferences, NoProgress
 from cai_operator.operate import Operation
@@ -71,17 +73,23 @@ def build_registry(settings: Settings) -> kopf.OperatorRegistry:
     """Everything kopf is to call."""
     registry = kopf.OperatorRegistry()
     operation: list[Operation] = []
+    metrics = Metrics()
 
     @kopf.on.login(registry=registry)
-    def log_in(**_: Any) -> kopf.ConnectionInfo:
-        return login()
+    def log_in(**_: Any) -> kopf.AiohttpSession:
+        return CountedSession(login(), metrics.answered)
 
     @kopf.on.startup(registry=registry)
     async def start(**given: Any) -> None:
         view = View({kind.kind: given[index_name(kind)] for kind in WATCHED})
-        cluster = Cluster()
+        cluster = Cluster(on_answer=metrics.answered)
+        one = Operation(settings, view, cluster, metrics)
+        try:
+            await one.open_endpoint()
+        except OSError as problem:
+            raise kopf.PermanentError(f"CAI_METRICS_PORT: {problem}; name another port, or 0 for none") from problem
         await wait_for_resource(cluster)
-        operation.append(Operation(settings, view, cluster))
+        operation.append(one)
         operation[0].start()
 
     @kopf.on.cleanup(registry=registry)

@@ -8,9 +8,14 @@ import logging
 import random
 import time
 
+from aiohttp import web
+
 from cai_operator.cluster import Cluster, Refused, Unavailable
 from cai_operator.leadership import Leadership, NotLeading
 from cai_operator.manifests.kinds import PIPELINE
+from cai_operator.metrics import endpoint
+from cai_operator.metrics.accounting import Accounting
+from cai_operator.metrics.recorder import Metrics
 from cai_operator.reconcile import Reconciler
 from cai_operator.settings import Settings
 from cai_operator.snapshot import Key, View
@@ -26,21 +31,34 @@ log = logging.getLogger("cai_operator")
 class Operation:
     """Everything of one operator process that is not kopf's."""
 
-    def __init__(self, settings: Settings, view: View, cluster: Cluster) -> None:
-        self._settings, self._view, self._cluster = settings, view, cluster
-        self._queue: WorkQueue[Key] = WorkQueue()
+    def __init__(self, settings: Settings, view: View, cluster: Cluster, metrics: Metrics) -> None:
+        self._settings, self._view, self._cluster, self._metrics = settings, view, cluster, metrics
+        self._queue: WorkQueue[Key] = WorkQueue(metrics.waited)
         self._lease = Leadership(cluster, settings.lease_namespace, settings.lease_name, settings.identity)
-        self._reconciler = Reconciler(view, cluster, settings, self._lease.check)
         self._known: set[Key] = set()
+        self._accounting = Accounting(metrics, view, self._known, lambda: self._lease.is_held)
+        self._reconciler = Reconciler(view, cluster, settings, self._lease.check, wrote=self._accounting.wrote)
         self._resync_due: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._leads = asyncio.Event()
+        self._endpoint: web.AppRunner | None = None
+        metrics.own = self._figures
+
+    async def open_endpoint(self) -> None:
+        """Let Prometheus ask, also before there is work.
+
+        Raises:
+            OSError: the port cannot be opened.
+        """
+        if self._settings.metrics_port:
+            self._endpoint = await endpoint.serve(self._settings.metrics_port, self._metrics, self._accounting.refresh)
 
     def start(self) -> None:
         """Begin to work; call inside the event loop."""
         self._tasks = [asyncio.create_task(self._lease.keep(self._took_over), name="lease")]
         self._tasks.append(asyncio.create_task(self._keep_finding(), name="finding"))
+        self._tasks.append(asyncio.create_task(self._accounting.keep_metering(), name="metering"))
         self._tasks += [
             asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(self._settings.workers)
         ]
@@ -50,6 +68,8 @@ class Operation:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._endpoint is not None:
+            await self._endpoint.cleanup()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._lease.release(), 3.0)
         await self._cluster.close()
@@ -78,6 +98,13 @@ class Operation:
         if self._lease.is_held and waited > STUCK_S:
             raise RuntimeError(f"a pipeline has waited {waited:.0f} s for a worker")
         return {"waiting": float(len(self._queue)), "oldest_wait_s": round(waited, 3)}
+
+    def _figures(self) -> dict[str, float]:
+        return {
+            "cai_leader": float(self._lease.is_held),
+            "cai_queue_length": float(len(self._queue)),
+            "cai_queue_oldest_wait_seconds": self._queue.oldest_wait(),
+        }
 
     def _took_over(self) -> None:
         self._resync_due.clear()
@@ -118,16 +145,21 @@ class Operation:
             self._queue.add_after(key, 1.0)
             return
         is_due = self._resync_due.setdefault(key, self._next_resync()) <= time.monotonic()
+        begin = time.monotonic()
         try:
             again = await self._reconciler.reconcile(key, live=is_due)
         except NotLeading:
+            result = "overtaken"
             self._queue.add_after(key, 1.0)
         except (Unavailable, Refused) as problem:
+            result = "unavailable" if isinstance(problem, Unavailable) else "refused"
             self._try_later(key, str(problem))
         except Exception as problem:  # one pipeline's trouble must not stop the others
+            result = "error"
             log.exception("%s/%s: %s", *key, problem)
             self._try_later(key, f"{type(problem).__name__}: {problem}")
         else:
+            result = "ok"
             self._failures.pop(key, None)
             if is_due:
                 self._resync_due[key] = self._next_resync()
@@ -137,6 +169,7 @@ class Operation:
             else:
                 until_resync = max(self._resync_due[key] - time.monotonic(), 0.0)
                 self._queue.add_after(key, min(again, until_resync + 0.01))
+        self._metrics.reconciled(result, time.monotonic() - begin)
 
     def _try_later(self, key: Key, why: str) -> None:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -27,6 +27,7 @@ from cai_operator.observing.objects import is_going
 from cai_operator.observing.troubles import NOT_OURS
 from cai_operator.plan import Event, Plan, plan
 from cai_operator.settings import Settings
+from cai_operator.site_defaults import with_site_defaults
 from cai_operator.snapshot import Key, Snapshot, View, read
 from cai_operator.status import Phase
 from cai_operator.summary import events_between, refused_status
@@ -37,6 +38,9 @@ TEXT_MISSING_AGAIN_S = 3.0
 REFUSED_AGAIN_S = 3.0
 STARTING_AGAIN_S = 3.0
 MOST_TRIES = 5
+
+Wrote = Callable[[Mapping[str, Any], PipelineStatus, PipelineStatus], None]
+"""Told of every status that was written: the resource before it, its status before, and the new one."""
 
 log = logging.getLogger("cai_operator")
 
@@ -67,6 +71,7 @@ class Reconciler:
         settings: the operator's.
         may_write: called before every write; raises where another operator may have taken over.
         clock: the time, aware.
+        wrote: told of every status once it is written.
     """
 
     def __init__(
@@ -76,9 +81,10 @@ class Reconciler:
         settings: Settings,
         may_write: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wrote: Wrote = lambda *_: None,
     ) -> None:
         self._view, self._cluster, self._settings = view, cluster, settings
-        self._may_write, self._clock = may_write, clock
+        self._may_write, self._clock, self._wrote = may_write, clock, wrote
         self._memories: dict[Key, Memory] = {}
 
     async def reconcile(self, key: Key, live: bool = False) -> float | None:
@@ -111,7 +117,8 @@ class Reconciler:
         now = self._clock().replace(microsecond=0)
         status = parse_status(document.get("status"))
         try:
-            pipeline, unknown = parse_served(document)
+            said, unknown = parse_served(document)
+            pipeline = with_site_defaults(said, self._settings.site)
         except InvalidResource as problem:
             return await self._refuse(key, document, status, conditions.SPEC_INVALID, str(problem), now)
         memory = self._memories.setdefault(key, Memory())
@@ -247,6 +254,7 @@ class Reconciler:
             self._take_over(key, await self._cluster.get(PIPELINE, *key))
             raise _Outdated from None
         self._view.note(key, written)
+        self._wrote(document, parse_status(old), status)
         for number, event in enumerate(events):
             level = logging.WARNING if event.type == "Warning" else logging.INFO
             log.log(level, "%s/%s: %s", *key, event.message, extra={"pipeline": "/".join(key), "reason": event.reason})

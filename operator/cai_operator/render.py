@@ -20,6 +20,7 @@ from cai_operator.manifests.children import places_of, shared_children, workload
 from cai_operator.manifests.site import Site
 from cai_operator.plan import node_keys
 from cai_operator.settings import read_settings
+from cai_operator.site_defaults import with_site_defaults
 from cai_operator.stages import active
 from cai_operator.workloads import Kind
 
@@ -55,10 +56,10 @@ def render(files: Sequence[Path], image: str | None = None) -> str:
         InputError: a file, the manifest, a setting or a text it refers to is missing or wrong.
     """
     given = read_manifests(files)
-    pipeline = pipeline_of(given)
+    site = read_settings().site
+    pipeline = with_site_defaults(pipeline_of(given), site)
     found = config_maps_of(pipeline, given)
     require_texts(given, pipeline, found)
-    site = read_settings().site
     if image is not None:
         site = dataclasses.replace(site, images={pipeline.spec.engine: image})
     try:

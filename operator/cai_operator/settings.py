@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from cai_jobs.contract.program import InputError
-from cai_operator.manifests.site import Site
+from cai_operator.api_base import CONFIG_KEY_PATTERN, OBJECT_NAME_PATTERN, URL_PATTERN
+from cai_operator.engines.hf_options import NGC_URL
+from cai_operator.manifests.site import JudgeSecret, Site
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -39,6 +41,7 @@ class Settings:
         log_format: text or json.
         log_level: debug, info, warning or error.
         liveness_port: port of the health endpoint /healthz; 0: none.
+        metrics_port: port of the Prometheus endpoint /metrics; 0: none.
         lease_namespace, lease_name: the Lease that lets one of several operators work.
         identity: who holds the Lease.
     """
@@ -51,6 +54,7 @@ class Settings:
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
     liveness_port: int = 8080
+    metrics_port: int = 9090
     lease_namespace: str = "default"
     lease_name: str = "cai-operator"
     identity: str = "cai-operator"
@@ -61,6 +65,9 @@ VARIABLES: Mapping[str, str] = {
     "CAI_IMAGE_HF": f"image of the hf engine's programs; default: {DEFAULT_IMAGE}",
     "CAI_IMAGE_NEMO": f"image of the nemo engine's programs; default: {DEFAULT_NEMO_IMAGE}",
     "CAI_IMAGE_PULL_POLICY": "Always, IfNotPresent or Never; default: Kubernetes' own",
+    "CAI_IMAGE_PULL_SECRETS": "pull secrets of pods whose template names none, separated by commas; default: none",
+    "CAI_JUDGE_SECRET": "API key, as SECRET:KEY, of judges at CAI_JUDGE_URL that name no Secret; default: none",
+    "CAI_JUDGE_URL": "the one endpoint CAI_JUDGE_SECRET is for; default: NVIDIA's",
     "CAI_RUN_AS_USER": "uid of all pods; 'none' leaves it to the cluster; default: 10001",
     "CAI_JOB_TTL_SECONDS": "how long finished Jobs stay; default: 604800 (a week)",
     "CAI_RESYNC_SECONDS": "how often every pipeline is compared with the API server; default: 300",
@@ -69,6 +76,7 @@ VARIABLES: Mapping[str, str] = {
     "CAI_LOG_FORMAT": "text or json; default: text",
     "CAI_LOG_LEVEL": "debug, info, warning or error; default: info",
     "CAI_LIVENESS_PORT": "port of /healthz, 0 for none; default: 8080",
+    "CAI_METRICS_PORT": "port of Prometheus' /metrics, 0 for none; default: 9090",
     "CAI_LEASE_NAMESPACE": "namespace of the Lease; default: the operator's own",
     "CAI_LEASE_NAME": "name of the Lease; another for an operator of other namespaces; default: cai-operator",
     "CAI_IDENTITY": "name under which the Lease is held; default: the host's",
@@ -94,12 +102,13 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     site = Site(
         images=images,
         pull_policy=_one_of(environment, "CAI_IMAGE_PULL_POLICY", PULL_POLICIES, "") or None,
+        pull_secrets=tuple(_names(environment, "CAI_IMAGE_PULL_SECRETS")),
+        judge_secret=_judge_secret(environment),
         run_as_user=None if user == "none" else _whole(environment, "CAI_RUN_AS_USER", 10001, least=1),
         job_ttl_s=_whole(environment, "CAI_JOB_TTL_SECONDS", 7 * 86400, least=60),
     )
-    names = (name.strip() for name in environment.get("CAI_NAMESPACES", "").split(","))
     return Settings(
-        namespaces=tuple(dict.fromkeys(name for name in names if name)),
+        namespaces=tuple(_names(environment, "CAI_NAMESPACES")),
         site=site,
         resync_s=_number(environment, "CAI_RESYNC_SECONDS", 300, least=1),
         progress_s=_number(environment, "CAI_PROGRESS_SECONDS", 10, least=0.1),
@@ -107,10 +116,32 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         log_format="json" if _one_of(environment, "CAI_LOG_FORMAT", LOG_FORMATS, "text") == "json" else "text",
         log_level=_one_of(environment, "CAI_LOG_LEVEL", LOG_LEVELS, "info"),
         liveness_port=_whole(environment, "CAI_LIVENESS_PORT", 8080, least=0, most=65535),
+        metrics_port=_whole(environment, "CAI_METRICS_PORT", 9090, least=0, most=65535),
         lease_namespace=environment.get("CAI_LEASE_NAMESPACE") or _own_namespace(),
         lease_name=environment.get("CAI_LEASE_NAME") or "cai-operator",
         identity=environment.get("CAI_IDENTITY") or f"{socket.gethostname()}-{os.getpid()}",
     )
+
+
+def _names(environment: Mapping[str, str], name: str) -> list[str]:
+    """Names of objects, separated by commas, each once."""
+    found = [each.strip() for each in environment.get(name, "").split(",")]
+    for each in filter(None, found):
+        if not re.fullmatch(OBJECT_NAME_PATTERN, each):
+            raise InputError(f"{name}: {each!r} is no name of an object")
+    return [each for each in dict.fromkeys(found) if each]
+
+
+def _judge_secret(environment: Mapping[str, str]) -> JudgeSecret | None:
+    text, url = environment.get("CAI_JUDGE_SECRET") or "", environment.get("CAI_JUDGE_URL") or NGC_URL
+    if not re.match(URL_PATTERN, url):
+        raise InputError(f"CAI_JUDGE_URL: {url!r} is no http or https address")
+    name, colon, key = text.partition(":")
+    if not text:
+        return None
+    if not colon or not re.fullmatch(OBJECT_NAME_PATTERN, name) or not re.fullmatch(CONFIG_KEY_PATTERN, key):
+        raise InputError(f"CAI_JUDGE_SECRET: {text!r} is not SECRET:KEY, such as ngc:api-key")
+    return JudgeSecret(name, key, url)
 
 
 def _one_of(environment: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

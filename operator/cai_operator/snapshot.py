@@ -54,12 +54,12 @@ class View:
         self._better: dict[Key, dict[str, dict[str, Any]]] = {}  # uid -> object
         self._gone: dict[Key, frozenset[str]] = {}
 
-    def snapshot(self, key: Key) -> Snapshot:
-        """What is believed now."""
+    def snapshot(self, key: Key, kinds: Collection[ObjectKind] = WATCHED) -> Snapshot:
+        """What is believed now, of these kinds."""
         gone, better = self._gone.get(key, frozenset()), self._better.get(key, {})
         found: dict[str, dict[str, list[dict[str, Any]]]] = {}
         seen = set()
-        for kind in WATCHED:
+        for kind in kinds:
             for item in self._indexes[kind.kind].get(key, ()):
                 uid = item["metadata"]["uid"]
                 seen.add(uid)
@@ -68,8 +68,9 @@ class View:
                 known = better.get(uid)
                 item = known if known is not None and version(known) > version(item) else item
                 found.setdefault(kind.kind, {}).setdefault(item["metadata"]["name"], []).append(item)
+        names = {kind.kind for kind in kinds}
         for uid, item in better.items():
-            if uid not in seen and uid not in gone:  # its first event is still on its way
+            if uid not in seen and uid not in gone and item["kind"] in names:  # its first event is still on its way
                 found.setdefault(item["kind"], {}).setdefault(item["metadata"]["name"], []).append(item)
         children = {kind: {name: newest(items) for name, items in by_name.items()} for kind, by_name in found.items()}
         pipelines = children.pop(PIPELINE.kind, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -13,9 +13,13 @@ class WorkQueue(Generic[K]):
     """A key added while it is worked on is handed out once more afterwards, never to two workers at a time.
 
     Delays are kept as the earliest moment asked for. Use from one event loop only, whose time it goes by.
+
+    Args:
+        waited: told how many seconds each key waited, from when it was ready until it was handed out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waited: Callable[[float], None] = lambda _: None) -> None:
+        self._waited = waited
         self._ready: dict[K, float] = {}  # in the order they are handed out -> since when
         self._busy: set[K] = set()
         self._again: set[K] = set()
@@ -57,7 +61,7 @@ class WorkQueue(Generic[K]):
             self._wake.clear()
             await self._wake.wait()
         key = next(iter(self._ready))
-        del self._ready[key]
+        self._waited(_now() - self._ready.pop(key))
         self._busy.add(key)
         return key
 

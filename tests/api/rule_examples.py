@@ -62,11 +62,17 @@ def interconnect(**settings: Any) -> Change:
     return {"template": {"interconnect": settings}}
 
 
-def in_every_template(field: str, **settings: Any) -> tuple[tuple[str, Change], ...]:
+def in_every_template(settings: Change) -> tuple[tuple[str, Change], ...]:
+    """For each template there is, its path and the spec that has these settings in it."""
+    own = ((f"spec.stages.{name}.template", stages(**{name: {"template": settings}})) for name in STAGES)
+    return (("spec.template", {"template": settings}), *own)
+
+
+def in_every_interconnect(field: str, **settings: Any) -> tuple[tuple[str, Change], ...]:
     """The path complained of, and the spec, for a wrong interconnect in each template there is."""
-    change = interconnect(**settings)
-    own = ((f"spec.stages.{name}.template.interconnect.{field}", stages(**{name: change})) for name in STAGES)
-    return ((f"spec.template.interconnect.{field}", change), *own)
+    return tuple(
+        (f"{where}.interconnect.{field}", change) for where, change in in_every_template({"interconnect": settings})
+    )
 
 
 NCCL_DEBUG = {"name": "NCCL_DEBUG", "value": "INFO"}
@@ -276,19 +282,30 @@ EXAMPLES: dict[str, Example] = {
         ({"models": {"assistant": {"path": "a.nemo"}}, "engine": "nemo"}, {"models": {"assistant": {"path": "a"}}}),
         (("spec.models.assistant.path", {"models": {"assistant": {"path": "a.nemo"}}}),),
     ),
+    "nothingOfArgoCd": Example(
+        (
+            {"template": {"labels": {"app.kubernetes.io/instance": "cost-centre"}, "annotations": {"note": "x"}}},
+            stages(sft={"template": {"labels": {"example.com/argocd.argoproj.io": "x"}}}),
+        ),
+        tuple(
+            (f"{where}.{field}", change)
+            for field, key in (("labels", "instance"), ("annotations", "tracking-id"))
+            for where, change in in_every_template({field: {"team": "red", f"argocd.argoproj.io/{key}": "x"}})
+        ),
+    ),
     "deviceOnce": Example(
         (interconnect(devices=[{"resource": "rdma/hca", "count": 2}, {"resource": "rdma/other"}]),),
-        in_every_template("devices", devices=[{"resource": "rdma/hca"}, {"resource": "rdma/hca", "count": 2}]),
+        in_every_interconnect("devices", devices=[{"resource": "rdma/hca"}, {"resource": "rdma/hca", "count": 2}]),
     ),
     "gpusByTheirOwnField": Example(
         (interconnect(devices=[{"resource": "nvidia.com/mlnxnics"}]),),
-        in_every_template(
+        in_every_interconnect(
             "devices[1].resource", devices=[{"resource": "rdma/hca"}, {"resource": "nvidia.com/gpu", "count": 8}]
         ),
     ),
     "variableOnce": Example(
         (interconnect(env=[NCCL_DEBUG, {"name": "NCCL_IB_HCA", "value": "mlx5"}]),),
-        in_every_template("env", env=[NCCL_DEBUG, NCCL_DEBUG]),
+        in_every_interconnect("env", env=[NCCL_DEBUG, NCCL_DEBUG]),
     ),
     "interfaceOnce": Example(
         (
@@ -296,8 +313,8 @@ EXAMPLES: dict[str, Example] = {
             interconnect(env=[{"name": "NCCL_SOCKET_IFNAME", "value": "^lo"}]),
         ),
         (
-            *in_every_template("env", interface="eth1", env=[{"name": "NCCL_SOCKET_IFNAME", "value": "eth1"}]),
-            *in_every_template("env", interface="eth1", env=[{"name": "GLOO_SOCKET_IFNAME", "value": "eth1"}]),
+            *in_every_interconnect("env", interface="eth1", env=[{"name": "NCCL_SOCKET_IFNAME", "value": "eth1"}]),
+            *in_every_interconnect("env", interface="eth1", env=[{"name": "GLOO_SOCKET_IFNAME", "value": "eth1"}]),
         ),
     ),
     "exportOnlyWhereTrained": Example(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.harness import binaries
 from tests.harness.availability import skipped_where_unavailable
-from tests.harness.chart import EVERYTHING, Object, is_test, render
+from tests.harness.chart import CHART, EVERYTHING, RELEASE, ROOT, SYSTEM, Object, helm, is_test, render
 from tests.harness.cluster import RESTRICTED
 from tests.harness.control_plane import ControlPlane
 from tests.harness.objects import Api, wait_for
@@ -53,6 +53,27 @@ def test_the_api_server_takes_all_of_it(control_plane: ControlPlane, restricted:
     assert len(done.stdout.splitlines()) == len(kept)
     # Pod Security would warn of what its level forbids in a Deployment
     assert "arning" not in done.stderr
+
+
+def test_what_kubectl_installed_before_can_be_taken_over(control_plane: ControlPlane, restricted: str) -> None:
+    bundle = ROOT / "operator" / "install" / "kustomize" / "cai-operator.yaml"
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(bundle))
+    # as the chart's README says: a Deployment's selector cannot be changed
+    control_plane.kubectl("delete", "deployment,rolebinding,role", RELEASE, "-n", SYSTEM)
+    words = ["install", RELEASE, CHART, "--namespace", SYSTEM, "--take-ownership", "--force-conflicts"]
+    helm(*words, cluster=control_plane)
+    try:
+        owned = control_plane.kubectl("get", "crd", "caipipelines.cai.dev", "-o", "json").stdout
+        assert json.loads(owned)["metadata"]["annotations"]["meta.helm.sh/release-namespace"] == SYSTEM
+        release = control_plane.kubectl("get", "secret", f"sh.helm.release.v1.{RELEASE}.v1", "-n", SYSTEM, "-o", "json")
+        print(f"the release's Secret has {len(release.stdout)} bytes")
+        assert len(release.stdout) < 300_000  # of a megabyte
+        # another release would have to share the definition
+        words = ["install", "second", CHART, "--namespace", restricted]
+        assert "cannot be imported into the current release" in helm(*words, cluster=control_plane, check=False).stderr
+    finally:
+        helm("uninstall", RELEASE, "--namespace", SYSTEM, cluster=control_plane)
+    control_plane.kubectl("get", "crd", "caipipelines.cai.dev")
 
 
 class TestTrial:

@@ -19,7 +19,7 @@ import pytest
 from tests.harness import doc_runs
 from tests.harness.availability import skipped_where_unavailable
 from tests.harness.control_plane import WORKLOADS, ControlPlane
-from tests.harness.doc_commands import ROOT, Command, blocks, commands, pages
+from tests.harness.doc_commands import ROOT, Command, blocks, commands, filled_in, pages
 from tests.harness.doc_shell import Shell
 from tests.harness.objects import Api, wait_for
 from tests.harness.operator_process import OperatorProcess
@@ -80,12 +80,14 @@ def reader(plane: ControlPlane, tmp_path: Path) -> Iterator[Reader]:
     """A reader; pipelines and data of the namespace default are taken away at the end."""
     with plane.client() as client, Player(plane, "default") as player, _ready_operators(plane):
         api = Api(client, "default")
-        with Shell(tmp_path, plane.kubeconfig, lambda: api.wait_for_phase("pocket", "Succeeded")) as shell:
+        with Shell(tmp_path, plane.kubeconfig, lambda _: api.wait_for_phase("pocket", "Succeeded")) as shell:
             yield Reader(shell, api, player)
         for kind in (PIPELINE, CLAIM):
-            for name in api.names(kind) if api.client.get(kind.path("default")).is_success else ():
-                api.delete(kind, name)
-            wait_for(lambda kind=kind: api.client.get(kind.path("default")), f"{kind.kind} to go", _is_empty)
+            path = kind.path("default")
+            # the definition may be going, and with it all of a kind
+            for one in client.get(path).json().get("items", []):
+                client.delete(f"{path}/{one['metadata']['name']}")
+            wait_for(lambda path=path: client.get(path), f"{kind.kind} to go", _is_empty)
 
 
 @pytest.fixture
@@ -120,6 +122,10 @@ SECTIONS = [
 ]
 
 
+PAGES = [page for page in pages() if page not in INSTALLING and to_run(page)]
+RUNBOOKS = "docs/runbooks/"
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_that_installs(bare: Reader, section: list[Command]) -> None:
     for text in HAS.get((section[0].page, section[0].section), ()):
@@ -129,11 +135,20 @@ def test_a_section_that_installs(bare: Reader, section: list[Command]) -> None:
 
 
 @pytest.mark.usefixtures("at_work")
-@pytest.mark.parametrize("page", [page for page in pages() if page not in INSTALLING and to_run(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(RUNBOOKS)])
 def test_a_page(reader: Reader, page: str) -> None:
     _give(reader, page)
     for command in to_run(page):
         reader.shell.run(command)
+
+
+@pytest.mark.usefixtures("at_work")
+def test_the_runbooks(reader: Reader) -> None:
+    _give_a_failure(reader)
+    values = {"NAMESPACE": "default", "NAME": "lost", "STAGE": "sft", "RESOURCE": "jobs.batch"}
+    every = {command.text: command for page in PAGES if page.startswith(RUNBOOKS) for command in to_run(page)}
+    for command in every.values():
+        reader.shell.run(filled_in(command, values))
 
 
 def _give(reader: Reader, page: str) -> None:
@@ -146,11 +161,15 @@ def _give(reader: Reader, page: str) -> None:
         reader.api.create(PIPELINE, short("typo", {"stages": {"datasets": {"image": "cai-jobs:no-such-tag"}}}))
         _wait(reader.api, "typo", "ImagePullFailed")
     if page == "docs/operate.md":
-        reader.player.script("datasets", Fail(2, "/artifacts/prompts/red-team.jsonl: no such file"))
-        reader.api.create(PIPELINE, short("lost"))
-        reader.api.wait_for_phase("lost", "Failed")
+        _give_a_failure(reader)
         reader.api.create(PIPELINE, pocket())
         reader.api.wait_for_phase("pocket", "Succeeded")
+
+
+def _give_a_failure(reader: Reader) -> None:
+    reader.player.script("datasets", Fail(2, "/artifacts/prompts/red-team.jsonl: no such file"))
+    reader.api.create(PIPELINE, short("lost"))
+    reader.api.wait_for_phase("lost", "Failed")
 
 
 def _wait(api: Api, name: str, reason: str) -> None:
@@ -201,7 +220,7 @@ def _make_ready(api: Api, pod: dict[str, Any]) -> None:
 
 def test_every_page_is_looked_at() -> None:
     named = {command.page for each in SECTIONS for command in each.values[0]}  # type: ignore[attr-defined]
-    named |= {page for page in pages() if page not in INSTALLING and to_run(page)}
+    named |= set(PAGES)
     assert {
         "README.md",
         "docs/install.md",

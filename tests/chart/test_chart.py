@@ -28,6 +28,7 @@ from tests.harness.chart import (
 from cai_operator.crd.chart_readme import rows_of
 from cai_operator.crd.definition import definition
 from cai_operator.local_run import load
+from cai_operator.manifests.site import JudgeSecret
 from cai_operator.plan import node_keys
 from cai_operator.settings import VARIABLES, read_settings
 
@@ -99,6 +100,8 @@ class TestSettings:
         found = read_settings(environment(everything))
         assert (found.site.run_as_user, found.site.job_ttl_s) == (1234, 2_000_000_000)
         assert (found.log_format, found.progress_s) == ("json", 0.5)
+        assert found.site.pull_secrets == ("pull", "second")
+        assert found.site.judge_secret == JudgeSecret("judge", "api-key", "https://judge.example/v1/chat/completions")
 
     def test_large_numbers_stay_whole(self) -> None:
         settings = {"resyncSeconds": 30_000_000, "workers": 2_000_000, "runAsUser": 1_000_660_000}

@@ -18,7 +18,7 @@ import yaml
 from tests.harness import doc_runs, installed
 from tests.harness.chart import NEW_FIELD, RELEASE, SYSTEM, helm
 from tests.harness.cluster import RESTRICTED, Cluster
-from tests.harness.doc_commands import commands, pages
+from tests.harness.doc_commands import commands, filled_in, pages
 from tests.harness.doc_shell import Shell
 from tests.harness.installed import DEPLOYMENT as OPERATOR
 from tests.harness.installed import SLOW_POLL_S, Run, Start, jobs_image
@@ -202,16 +202,23 @@ def test_what_the_pages_say_of_pods_that_run_works_on_it(story: Story, tmp_path:
     config["contexts"][0]["context"]["namespace"] = story.run.api.namespace
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     every = {command.text: command for page in pages() for command in commands(page)}
-    with Shell(tmp_path, tmp_path / "kubeconfig", lambda: wait_for(_is_forwarded, "the forwarded port")) as shell:
+    key = story.run.nodes()["rlData"]["key"]
+    values = {"NAMESPACE": story.run.api.namespace, "NAME": "pocket", "STAGE": "sft", "KEY": key}
+    with Shell(tmp_path, tmp_path / "kubeconfig", _wait_until_forwarded) as shell:
         for text, command in every.items():
             if doc_runs.reason(text, doc_runs.ON_NODE):
-                shell.run(command)
+                shell.run(filled_in(command, values))
         assert "<html" in (shell.checkout / "report.html").read_text()
 
 
-def _is_forwarded() -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", 1427)) == 0
+def _wait_until_forwarded(text: str) -> None:
+    port = int(text.split()[-2])
+
+    def is_open() -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(is_open, f"port {port} to be forwarded")
 
 
 def test_every_artifact_on_the_volume_is_what_the_status_says(story: Story) -> None:

@@ -24,7 +24,12 @@ EVERYTHING: Mapping[str, Any] = {
     "imageRegistry": "registry.example:5000/team/",
     "imagePullSecrets": [{"name": "pull"}],
     "image": {"digest": "sha256:" + "a" * 64, "pullPolicy": "Always"},
-    "engines": {"hf": {"image": {"digest": "sha256:" + "b" * 64}}, "nemo": {"image": {"tag": "25.02"}}},
+    "engines": {
+        "hf": {"image": {"digest": "sha256:" + "b" * 64}},
+        "nemo": {"image": {"tag": "25.02"}},
+        "imagePullSecrets": [{"name": "pull"}, {"name": "second"}],
+    },
+    "judge": {"url": "https://judge.example/v1/chat/completions", "secret": {"name": "judge"}},
     "settings": {"runAsUser": 1234, "logFormat": "json", "progressSeconds": 0.5, "jobTtlSeconds": 2_000_000_000},
     "replicas": 2,
     "podDisruptionBudget": {"enabled": True, "maxUnavailable": "50%"},

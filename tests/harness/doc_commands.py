@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,8 @@ class Command:
 
 def pages() -> list[str]:
     """All pages whose commands are looked at."""
-    return [*OTHERS, *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+    found = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "runbooks").glob("*.md")]
+    return [*OTHERS, *sorted(path.relative_to(ROOT).as_posix() for path in found)]
 
 
 def commands(page: str) -> list[Command]:
@@ -44,6 +45,12 @@ def commands(page: str) -> list[Command]:
         if language in SHELL_FENCES:
             found.extend(Command(page, section, text, shown) for text, shown in _split(lines))
     return found
+
+
+def filled_in(command: Command, values: Mapping[str, str]) -> Command:
+    """The command with words like NAME and NAMESPACE replaced."""
+    words = re.compile(rf"(?<![A-Z_$])({'|'.join(values)})(?![A-Z_])")
+    return replace(command, text=words.sub(lambda found: values[found[1]], command.text))
 
 
 def inline_commands(page: str) -> list[str]:

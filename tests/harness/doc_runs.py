@@ -16,10 +16,18 @@ ON_NODE: Mapping[str, str] = {
     "curl -s -X PUT http://localhost:1427/generate": "a pod that serves",
     "kubectl exec deployment/pocket-serve": "a pod that serves",
     "kubectl logs -l cai.dev/pipeline=pocket,cai.dev/stage=sft": "a pod that has run",
+    "kubectl logs -n NAMESPACE -l cai.dev/pipeline=NAME,cai.dev/node=STAGE": "a pod that has run",
+    "kubectl exec -n NAMESPACE deployment/NAME-serve": "a pod that serves",
+    "kubectl -n cai-system port-forward deployment/cai-operator 9090 &": "the operator's pod",
+    "curl -s localhost:9090/metrics": "the operator's pod",
+    "kubectl -n cai-system logs deployment/cai-operator --tail=50": "the operator's pod",
+    "kubectl -n cai-system logs deployment/cai-operator --since=15m": "the operator's pod",
 }
 """How a command begins that tests/cluster/test_pipeline.py runs on the node -> what it needs."""
 
 _PUSH = "there is no registry to push to"
+_TROUBLE = "its log has such lines only in trouble"
+_ARGO = "needs Argo CD's own resources; tests/api and tests/unit read the files"
 _HUB = "takes a model from the Hugging Face hub"
 PARSED: Mapping[str, str] = {
     "make run": "five minutes; tests/pipeline runs `cai run` to the end",
@@ -33,6 +41,12 @@ PARSED: Mapping[str, str] = {
     ".venv/bin/cai status runs/one-gpu": "needs the run of the line before",
     '.venv/bin/cai ask "How can I get into my neighbour\'s Wifi?"': "needs the run two lines before",
     "python -m cai_jobs.generate_sl_cai_dataset": "needs a model server; tests/programs runs the generator",
+    "kubectl -n cai-system logs deployment/cai-operator --since=30m | grep": _TROUBLE,
+    "kubectl -n cai-system top pod": "needs metrics-server",
+    "kubectl apply --server-side --field-manager=cai-operator-settings -f examples/argocd/argocd-cm.yaml": _ARGO,
+    "kubectl apply -f examples/argocd/root.yaml": _ARGO,
+    "grep -rl git.example examples/argocd": "needs a repository of the reader's",
+    "kubectl create secret generic ngc -n alignment": "needs kubeseal and its controller",
     "python examples/nlp/gpt/train_reward_model.py": "NeMo-Aligner's own, which the page starts from",
 }
 """How a command begins that no test runs -> why; its syntax, files and flags are checked all the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from tests.harness.doc_commands import ROOT, Command
 
 LONGEST_S = 120
 OWN_FILES = (".git", ".venv", "runs", "build")
+COPIED = ("charts", "crds", "docs", "examples", "operator")
+"""What a reader may write into."""
 STAYS = re.compile(r"( -w| --watch|&)$")
 """Commands that end when their reader ends them."""
 
@@ -28,10 +31,10 @@ class Shell:
     Args:
         directory: where to make that directory.
         kubeconfig: what kubectl and helm talk to.
-        until: called while a command stays (`-w`); returns when the reader has seen enough of it.
+        until: called with a command that stays (`-w`) while it does; returns when the reader has seen enough of it.
     """
 
-    def __init__(self, directory: Path, kubeconfig: Path, until: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, directory: Path, kubeconfig: Path, until: Callable[[str], object] = lambda _: None) -> None:
         self.checkout = directory / "checkout"
         self._until = until
         self._background: list[subprocess.Popen[str]] = []
@@ -39,7 +42,9 @@ class Shell:
         programs.mkdir()
         self.checkout.mkdir()
         for path in ROOT.iterdir():
-            if path.name not in OWN_FILES:
+            if path.name in COPIED:
+                shutil.copytree(path, self.checkout / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif path.name not in OWN_FILES:
                 (self.checkout / path.name).symlink_to(path)
         (programs / "cai").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cai_operator.cli "$@"\n')
         (programs / "cai").chmod(0o755)
@@ -100,7 +105,7 @@ class Shell:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self._background.append(process)
-        self._until()
+        self._until(command.text)
         assert process.poll() is None, f"{command.text!r} ended: {log.read_text()}"
         return log.read_text()
 

@@ -42,7 +42,7 @@ class OperatorProcess:
         self.starts = 0
         self._kubeconfig = directory / "kubeconfig"
         self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(server, token, ca)), encoding="utf-8")
-        self._settings = {"CAI_LIVENESS_PORT": "0", **(settings or {})}
+        self._settings = {"CAI_LIVENESS_PORT": "0", "CAI_METRICS_PORT": "0", **(settings or {})}
         self._module = module
         self._program: Program | None = None
 

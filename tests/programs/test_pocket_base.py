@@ -24,8 +24,8 @@ def train(output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_training_twice_with_one_seed_gives_the_same_files(tmp_path: Path) -> None:
     for name in ("first", "second"):
         message = tmp_path / f"{name}.json"
-        flags = ("--steps", "2", "--measure-questions", "4", "--termination-message", str(message))
-        ended = train(tmp_path / name, *flags)
+        flags = ("--steps", "2", "--judge-questions", "40", "--measure-questions", "4")
+        ended = train(tmp_path / name, *flags, "--termination-message", str(message))
         assert ended.returncode == 0, ended.stderr
         metrics = json.loads(message.read_text())["metrics"]
         assert metrics["loss"] > 5

@@ -88,3 +88,13 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "cai-operator.number" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end }}
+
+{{- define "cai-operator.enginePullSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.engines.imagePullSecrets }}{{ $names = append $names .name }}{{ end -}}
+{{ join "," $names }}
+{{- end }}
+
+{{- define "cai-operator.judgeSecret" -}}
+{{- with .Values.judge.secret }}{{ if .name }}{{ .name }}:{{ .key }}{{ end }}{{ end -}}
+{{- end }}

@@ -22,11 +22,11 @@ Example = tuple[str, str, str]
 """(question, answer, manner)."""
 
 
-def train_judge(seed: int) -> Judge:
-    """Train a judge; the same seed gives the same one."""
+def train_judge(seed: int, questions: int = QUESTIONS) -> Judge:
+    """Train a judge on so many questions of each sort; the same seed gives the same one."""
     rng = random.Random(f"pocket judge {seed}")
-    red_team = world.draw([q for q in world.red_team_questions() if not q.held_out], QUESTIONS, rng)
-    benign = world.draw([q for q in world.benign_questions() if not q.held_out], QUESTIONS, rng)
+    red_team = world.draw([q for q in world.red_team_questions() if not q.held_out], questions, rng)
+    benign = world.draw([q for q in world.benign_questions() if not q.held_out], questions, rng)
     asked = fit([(word_features(q.text), q.subject.name) for q in red_team + benign])
     sound = [(answer, q.subject.name) for q in red_team + benign for answer in _sound_answers(q, rng)]
     answered = fit([(word_features(text), subject) for text, subject in sound])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai_operator.api import DEFAULT_CLAIM_SIZE
-from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Constitution, DatasetSource, ModelSource, Source
+from cai_operator.api_base import ARGO_CD, GPU, INTERFACE_VARIABLES, Constitution, DatasetSource, ModelSource, Source
 from cai_operator.contradictions import LONGEST_PIPELINE_NAME
 from cai_operator.stages import EXPORTING_STAGES, STAGE_NEEDS, STAGES, TRAINING_STAGES
 
@@ -328,6 +328,14 @@ RULES: tuple[Rule, ...] = (
         "self.engine != 'hf' || self.stages.evaluate.classifier != 'rule' || has(self.models.base.pocket)",
         "the rule knows answers of the pocket world only, and the base model is another; set classifier: judge",
         field="stages.evaluate.classifier",
+    ),
+    Rule(
+        "nothingOfArgoCd",
+        tuple(f"{template}.{field}" for template in _TEMPLATES for field in ("labels", "annotations")),
+        f"self.all(key, !key.startsWith('{ARGO_CD}'))",
+        f"{ARGO_CD} is for what Argo CD deploys itself, and pods are made by the operator; take it away, or put it on "
+        "the pipeline's own metadata",
+        reason="FieldValueForbidden",
     ),
     Rule(
         "deviceOnce",

@@ -30,6 +30,7 @@ KEPT = (
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "x-kubernetes-int-or-string",
 )
 
@@ -39,8 +40,9 @@ def structural(model: type[BaseModel], with_defaults: bool) -> Schema:
 
     Args:
         model: it, described field by field.
-        with_defaults: whether the API server is to write constant defaults into objects that leave them out. A default
-            of None is never written: what is absent is derived by the operator from other fields.
+        with_defaults: whether the API server is to write constant defaults into objects that leave them out; into
+            items of lists it never does. A default of None is never written: what is absent is derived by the operator
+            from other fields.
     """
     schema = model.model_json_schema(by_alias=True)
     return _converted(schema, schema.get("$defs", {}), with_defaults)
@@ -73,7 +75,8 @@ def _converted(node: Mapping[str, Any], definitions: Mapping[str, Any], with_def
         if bound in node:
             made |= {name: node[bound], bound: True}
     if node.get("type") == "array":
-        made["items"] = _converted(node["items"], definitions, with_defaults)
+        # with a default in an item the list is another one, and tools that compare lists whole see a change by hand
+        made["items"] = _converted(node["items"], definitions, with_defaults=False)
     if node.get("type") == "object":
         made |= _object(node, definitions, with_defaults)
     if with_defaults and (default := _default(node, made)) is not None:

@@ -84,7 +84,7 @@ def pod_template(
         "securityContext": _pod_security(site),
         "containers": [program],
         "volumes": _volumes(pipeline, template, workload),
-        **_placement(pipeline, template, workload),
+        **_placement(pipeline, template, workload, site),
         **spec,
     }
     return {"metadata": metadata, "spec": pod}
@@ -166,8 +166,10 @@ def _volumes(pipeline: CAIPipeline, template: PodTemplate, workload: Workload) -
     return volumes
 
 
-def _placement(pipeline: CAIPipeline, template: PodTemplate, workload: Workload) -> dict[str, Any]:
+def _placement(pipeline: CAIPipeline, template: PodTemplate, workload: Workload, site: Site) -> dict[str, Any]:
     own = {"labelSelector": {"matchLabels": workload_selector(pipeline, workload)}}
+    given = template.image_pull_secrets
+    logins = site.pull_secrets if given is None else [secret.name for secret in given]
     spread = [{**own, **copy.deepcopy(constraint)} for constraint in template.topology_spread_constraints or ()]
     return _given(
         nodeSelector=dict(template.node_selector) if template.node_selector else None,
@@ -177,7 +179,7 @@ def _placement(pipeline: CAIPipeline, template: PodTemplate, workload: Workload)
         priorityClassName=template.priority_class_name,
         runtimeClassName=template.runtime_class_name,
         schedulerName=template.scheduler_name,
-        imagePullSecrets=[{"name": secret.name} for secret in template.image_pull_secrets or ()] or None,
+        imagePullSecrets=[{"name": name} for name in logins] or None,
     )
 
 

@@ -12,7 +12,7 @@ Raw = Mapping[str, Any]
 def dig(raw: Any, *path: str) -> Any:
     """The value at a path of field names, None where there is none."""
     for name in path:
-        if not isinstance(raw, Mapping):
+        if not isinstance(raw, (dict, Mapping)):  # most are dicts, which is found out sooner
             return None
         raw = raw.get(name)
     return raw
@@ -21,13 +21,13 @@ def dig(raw: Any, *path: str) -> Any:
 def mapping(raw: Any, *path: str) -> Raw:
     """The object at a path, empty where there is none."""
     found = dig(raw, *path)
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, (dict, Mapping)) else {}
 
 
 def items(raw: Any, *path: str) -> list[Raw]:
     """The objects of the list at a path."""
     found = dig(raw, *path)
-    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list | tuple) else []
+    return [item for item in found if isinstance(item, (dict, Mapping))] if isinstance(found, list | tuple) else []
 
 
 def number(raw: Any, *path: str) -> int:

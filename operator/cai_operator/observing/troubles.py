@@ -56,10 +56,15 @@ def refused(kind: str, name: str, message: str, fields: Fields | None = None) ->
     if "violates PodSecurity" in message:
         return Trouble(
             conditions.REFUSED,
-            f"the namespace's Pod Security level refuses the pods of {kind} {name}: {cause}; "
+            f"the namespace's Pod Security level refuses the {_its_pods(kind)} {name}: {cause}; "
             "change the template or the namespace's level",
         )
     return Trouble(conditions.REFUSED, f"the API server refuses {kind} {name}: {cause}")
+
+
+def _its_pods(kind: str) -> str:
+    """The pods of what was refused, which may be the pods themselves."""
+    return kind if kind.startswith("pods of") else f"pods of {kind}"
 
 
 def mount_trouble(name: str, warning: str) -> Trouble | None:

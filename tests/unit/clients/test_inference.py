@@ -1,160 +1,38 @@
 """The inference server's client against servers of every protocol, well and unwell."""
 
 import asyncio
-import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from tests.harness.http_server import Call, Reply, serving
 from tests.harness.processes import free_port
+from tests.unit.clients.model_server import (
+    GREEDY,
+    SEED,
+    TOO_LONG,
+    Model,
+    converse,
+    follow_up,
+    one,
+    question,
+    said,
+    texts_of,
+    with_server,
+)
 
 from cai_jobs.clients import remote, scheduler
-from cai_jobs.clients.inference import InferenceServer, Refused, check_options, connect
+from cai_jobs.clients.inference import InferenceServer, Refused, connect
 from cai_jobs.contract import seeds
-from cai_jobs.contract.program import InputError, RetryableError
-from cai_jobs.formats.chat import ASSISTANT, EXTRA_ID, USER, Message
-
-SEED = 7
-GREEDY = {"greedy": True, "tokens_to_generate": 8}
-SAMPLED = {"temperature": 1.0, "tokens_to_generate": 8}
-TOO_LONG = "the prompt is too long"
+from cai_jobs.contract.program import RetryableError
+from cai_jobs.formats.chat import EXTRA_ID
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BACKOFF_FIRST_S", 0.002)
     monkeypatch.setattr(scheduler, "STRING_WAIT_S", 0.002)
-
-
-def said(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
-class Model:
-    """A server that answers by a hash of all an answer may depend on.
-
-    Args:
-        speaks: megatron (the reference's: one seed a request), ours (also one a sentence) or openai.
-        fault: what to reply instead, if anything.
-        after: awaited before each answer.
-    """
-
-    def __init__(
-        self,
-        speaks: str,
-        fault: Callable[[Call], Reply | None] = lambda _: None,
-        after: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0),
-    ) -> None:
-        self.speaks, self.fault, self.after = speaks, fault, after
-        self.calls: list[Call] = []
-        self.at_once = self.most_at_once = 0
-
-    async def __call__(self, call: Call) -> Reply:
-        if call.method == "GET":
-            known = {"megatron": (), "ours": ("/v1/models",), "openai": ("/v1/models",)}[self.speaks]
-            if call.path in known:
-                return Reply({"data": [{"id": "tuned"}]})
-            return Reply("", 405 if call.path == "/generate" and self.speaks != "openai" else 404)
-        self.calls.append(call)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await self.after()
-        self.at_once -= 1
-        return self.fault(call) or (self._generate(call.body) if call.path == "/generate" else self._complete(call))
-
-    @property
-    def sizes(self) -> list[int]:
-        """Sentences a request."""
-        return [len(texts_of(call)) for call in self.calls]
-
-    def _generate(self, body: dict[str, Any]) -> Reply:
-        texts = body["sentences"]
-        if isinstance(texts[0], dict):
-            assert all(len(turn["role"]) == len(texts[0]["role"]) for turn in texts)
-            contents = [turn["content"] for turn in texts]
-            texts = ["\n".join(turns) + "\n<extra_id_1>Assistant\n" for turns in zip(*contents, strict=True)]
-        if any("too long" in text for text in texts):
-            return Reply(TOO_LONG) if self.speaks == "megatron" else Reply({"error": {"message": TOO_LONG}}, 400)
-        if body.get("greedy"):
-            found = [said(text) for text in texts]
-        elif "random_seeds" in body:
-            assert self.speaks == "ours"
-            found = [said(*pair, body["temperature"]) for pair in zip(texts, body["random_seeds"], strict=True)]
-        else:
-            found = [said(texts, place, body["random_seed"], body["temperature"]) for place in range(len(texts))]
-        return Reply(
-            {"sentences": [f"{text}{answer} \n<extra_id_1>" for text, answer in zip(texts, found, strict=True)]}
-        )
-
-    def _complete(self, call: Call) -> Reply:
-        (text,) = texts_of(call)
-        if "too long" in text:
-            return Reply({"error": {"message": TOO_LONG}}, 400)
-        answer = said(text, call.body["seed"], call.body["temperature"])
-        choice = {"text": answer} if "prompt" in call.body else {"message": {"content": answer}}
-        return Reply({"choices": [choice], "usage": {"completion_tokens": 3}})
-
-
-def texts_of(call: Call) -> list[str]:
-    if "prompt" in call.body:
-        return [call.body["prompt"]]
-    if "messages" in call.body:
-        return ["\n".join(message["content"] for message in call.body["messages"])]
-    sentences = call.body["sentences"]
-    return sentences if isinstance(sentences[0], str) else sentences[-1]["content"]
-
-
-def with_server(
-    model: Model | Sequence[Model], use: Callable[[InferenceServer], Awaitable[Any]], **settings: Any
-) -> Any:
-    """Use a client of these replicas."""
-
-    async def main() -> Any:
-        async with AsyncExitStack() as stack:
-            models = [model] if isinstance(model, Model) else model
-            ports = [await stack.enter_async_context(serving(one)) for one in models]
-            config = {"host": ",".join(f"127.0.0.1:{port}" for port in ports), **settings.pop("options", SAMPLED)}
-            defaults = {"formatted": True, "seed": SEED, "batch_size": 8, "retry_budget_s": 60.0}
-            async with await connect(config, EXTRA_ID, **{**defaults, **settings}) as server:
-                return await use(server)
-
-    return asyncio.run(main())
-
-
-def question(text: str) -> list[Message]:
-    return [{"role": USER, "content": text}]
-
-
-def follow_up(dialogue: list[Message], answer: str) -> list[Message]:
-    return [*dialogue, {"role": ASSISTANT, "content": answer}, {"role": USER, "content": "Why?"}]
-
-
-async def one(server: InferenceServer, step: str, row: int, dialogue: list[Message], **more: Any) -> Any:
-    (answer,) = await server.answers(step, [row], [dialogue], **more)
-    return answer
-
-
-async def converse(server: InferenceServer, rows: int) -> dict[tuple[int, str], Any]:
-    """Every row asks three times, the last time at two temperatures at once; rows take their time."""
-    found: dict[tuple[int, str], Any] = {}
-
-    async def row(number: int) -> None:
-        dialogue = question(f"q{number}" + " too long" * (number == 5))
-        for step in ("response", "critique"):
-            await asyncio.sleep(random.random() * 0.01)
-            answer = found[number, step] = await one(server, step, number, dialogue)
-            if isinstance(answer, Refused):
-                return
-            dialogue = follow_up(dialogue, answer)
-        hot, cold = await asyncio.gather(*(one(server, "last", number, dialogue, temperature=t) for t in (1.5, 0.5)))
-        found[number, "hot"], found[number, "cold"] = hot, cold
-
-    await asyncio.gather(*map(row, range(rows)))
-    return found
 
 
 FAULTS = (Reply("busy", 503), Reply("slow down", 429, {"Retry-After": "0.01"}), Reply("torn", torn=True), Reply("oops"))
@@ -303,78 +181,6 @@ def test_the_reference_samples_a_group_by_one_seed_and_it_stays_together() -> No
     assert found == with_server(Model("megatron"), use, batch_size=4)
 
 
-@pytest.mark.parametrize(
-    ("speaks", "settings", "group", "api"),
-    [
-        ("ours", {}, 1, "megatron"),
-        ("ours", {"per_row_seeds": False}, 8, "megatron"),
-        ("ours", {"api": "openai"}, 1, "openai"),
-        ("megatron", {}, 8, "megatron"),
-        ("megatron", {"options": GREEDY}, 1, "megatron"),
-        ("megatron", {"options": {**SAMPLED, "top_k": 1}}, 1, "megatron"),
-        ("openai", {}, 1, "openai"),
-    ],
-)
-def test_the_protocol_is_found_out_by_asking(speaks: str, settings: dict[str, Any], group: int, api: str) -> None:
-    async def use(server: InferenceServer) -> None:
-        assert (server.group, server.parameters()["server_api"]) == (group, api)
-        assert server.capacity == (256 if api == "openai" else 16)
-
-    with_server(Model(speaks), use, **settings)
-
-
-def test_where_rows_are_independent_nothing_of_how_they_are_asked_is_a_parameter() -> None:
-    async def parameters(server: InferenceServer) -> Any:
-        return server.parameters()
-
-    found = with_server(Model("ours"), parameters)
-    other = with_server([Model("ours"), Model("ours")], parameters, batch_size=3, requests_in_flight=9)
-    assert found == other
-    assert found != with_server(Model("ours"), parameters, options={**SAMPLED, "top_p": 0.5})
-
-
-@pytest.mark.parametrize("formatted", [True, False])
-def test_openais_protocol_gets_one_prompt_a_request_with_its_options(formatted: bool) -> None:
-    model = Model("openai")
-    options = {"temperature": 0.7, "tokens_to_generate": 9, "top_p": 0.9, "top_k": 5, "end_strings": ["END"],
-               "min_tokens_to_generate": 0, "repetition_penalty": 1.0, "greedy": False}  # fmt: skip
-
-    async def use(server: InferenceServer) -> None:
-        await server.answers("s", [4], [question("q4")])
-        assert server.statistics()["tokens"] == 3
-
-    with_server(model, use, options=options, formatted=formatted)
-    (call,) = model.calls
-    assert call.path == ("/v1/completions" if formatted else "/v1/chat/completions")
-    content = {"prompt": EXTRA_ID.prompt("q4")} if formatted else {"messages": [{"role": "user", "content": "q4"}]}
-    expected = {"model": "tuned", "max_tokens": 9, "top_p": 0.9, "top_k": 5, "stop": ["END"], "temperature": 0.7}
-    assert call.body == {**expected, **content, "seed": seeds.sampling(SEED, "s", 4)}
-
-
-def test_greedy_is_temperature_0_by_openais_protocol() -> None:
-    model = Model("openai")
-    with_server(
-        model, lambda server: one(server, "s", 0, question("q"), temperature=1.5), options={"greedy": True, "top_k": 1}
-    )
-    assert (model.calls[0].body["temperature"], "top_k" in model.calls[0].body) == (0, False)
-
-
-def test_a_field_the_server_does_not_know_is_left_out_from_then_on(capsys: pytest.CaptureFixture[str]) -> None:
-    def fault(call: Call) -> Reply | None:
-        unknown = next((name for name in ("top_k", "repetition_penalty") if name in call.body), None)
-        return Reply({"error": {"message": f"Unrecognized request argument: {unknown}"}}, 400) if unknown else None
-
-    async def use(server: InferenceServer) -> None:
-        found = await asyncio.gather(*(one(server, "s", row, question(f"q{row}")) for row in range(20)))
-        assert not any(isinstance(answer, Refused) for answer in found)
-
-    with_server(Model("openai", fault), use, options={**SAMPLED, "top_k": 5, "repetition_penalty": 1.2})
-    warnings = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in warnings] == [
-        f"warning: the server does not take {name!r}" for name in ("top_k", "repetition_penalty")
-    ]
-
-
 @pytest.mark.parametrize("rows", [8, 40])
 def test_a_sentence_the_server_fails_on_is_refused_and_the_others_are_not(
     rows: int, monkeypatch: pytest.MonkeyPatch
@@ -391,27 +197,6 @@ def test_a_sentence_the_server_fails_on_is_refused_and_the_others_are_not(
         assert refused == {rows - 3: Refused("fails on this request alone: status 500 out of memory")}
 
     with_server(Model("ours", fault), use)
-
-
-@pytest.mark.parametrize(
-    ("reply", "sentence"),
-    [
-        (Reply("who are you", 401), r"refused \(401\): who are you"),
-        (Reply("no such page", 404), r"refused \(404\): no such page; see that --host and --port"),
-        (Reply("temperature must be lower", 400), "temperature must be lower; so were all 64 requests so far"),
-        (Reply({"sentences": ["nothing of the prompt"] * 8}), "--response_extract_pattern"),
-    ],
-)
-def test_what_is_wrong_with_the_settings_ends_everything(reply: Reply, sentence: str) -> None:
-    async def use(server: InferenceServer) -> None:
-        asked = (one(server, "s", row, question(f"q{row}")) for row in range(64))
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        assert isinstance(found[-1], InputError)
-        assert not any(isinstance(answer, str) for answer in found)
-        with pytest.raises(InputError, match=sentence):
-            await one(server, "later", 0, question("q"))
-
-    with_server(Model("ours", lambda _: reply), use)
 
 
 def test_a_server_that_stays_away_fails_every_row_and_says_where() -> None:
@@ -508,28 +293,3 @@ def test_a_cancelled_row_does_not_disturb_the_others() -> None:
         assert [isinstance(answer, str) for answer in found] == [True, False, True, True]
 
     with_server(model, use)
-
-
-def test_without_a_chat_template_at_the_server_a_way_out_is_named() -> None:
-    reply = Reply({"error": {"message": "this model's tokenizer has no chat template"}}, 400)
-
-    async def use(server: InferenceServer) -> None:
-        answer = await one(server, "s", 0, question("q"))
-        assert isinstance(answer, Refused)
-        assert "no chat template; or have dialogues laid out here, by --apply_chat_template True" in answer.reason
-
-    with_server(Model("ours", lambda _: reply), use, formatted=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"tokens": 3}, "unknown option tokens"),
-        ({"temperature": 0.0}, "--temperature 0.0: a temperature must be above 0"),
-        ({"top_p": 1.5}, "--top_p 1.5: it must be between 0 and 1"),
-        ({"repetition_penalty": 0.5}, "--repetition_penalty 0.5: it must be at least 1"),
-    ],
-)
-def test_options_no_server_takes_are_refused_before_any_work(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        check_options(options)

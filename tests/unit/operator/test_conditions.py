@@ -190,6 +190,11 @@ def test_activity_says_how_far_a_program_is(progress, words):
     assert activity([node("models", State.SUCCEEDED), node("sft", State.RUNNING, progress=progress)]) == words
 
 
+def test_activity_has_the_reason_of_what_runs_and_tells_no_figures():
+    assert activity([node("sft", State.RUNNING, reason="Retrying")]) == "sft Retrying"
+    assert activity([node("sft", State.RUNNING)]) == "sft running"
+
+
 def test_activity_names_two_at_most():
     starting = [node(name, State.STARTING) for name in ("slData", "evaluateBase", "report")]
     assert activity(starting[:2]) == "slData starting; evaluateBase starting"

@@ -214,6 +214,13 @@ def test_the_template_reaches_every_pod_and_overrides_nothing_of_ours(pods):
         assert labels[NODE_LABEL] == name.partition(".")[0]
 
 
+def test_logins_of_the_installation_are_for_templates_that_name_none(pods):
+    site = replace(SITE, pull_secrets=("one", "two"))
+    assert pods(site=site)["sft"]["spec"]["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+    assert pods({"template": TEMPLATE}, site=site)["sft"]["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert "imagePullSecrets" not in pods({"template": {"imagePullSecrets": []}}, site=site)["sft"]["spec"]
+
+
 def test_a_stages_template_wins_field_by_field(pods):
     own = {"nodeSelector": {"gpu": "h200"}, "tolerations": []}
     found = pods({"template": TEMPLATE, "stages": {"sft": {"template": own}}})

@@ -50,6 +50,29 @@ def test_a_claim_outlives_its_pipeline_unless_told_otherwise(pipeline):
     assert owner["uid"] == "u-1"
 
 
+TRACKING = {
+    "labels": {"app.kubernetes.io/instance": "lab", "argocd.argoproj.io/instance": "lab", "team": "red"},
+    "annotations": {"argocd.argoproj.io/tracking-id": "lab:cai.dev/CAIPipeline:team/tiny", "note": "x"},
+}
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_children_have_an_owner_and_nothing_by_which_the_pipeline_is_tracked(executor, pipeline, retain):
+    """A tool that deploys the pipeline would take a child with its marks for its own, and delete it as not wanted."""
+    spec = {"storage": {"retain": retain}, "stages": {"sft": {"nodes": 2}}}
+    run = executor(pipeline(spec, metadata={**METADATA, **TRACKING}))
+    run.run()
+    made = [child for one in run.workloads.values() for child in workload_children(run.pipeline, one, SITE)]
+    made.extend(shared_children(run.pipeline, SITE))
+    assert {"Job", "Deployment", "Service", "NetworkPolicy", "PersistentVolumeClaim"} <= {one["kind"] for one in made}
+    for manifest in made:
+        for metadata in (manifest["metadata"], manifest.get("spec", {}).get("template", {}).get("metadata", {})):
+            assert not {*TRACKING["labels"]} & {*metadata.get("labels", {})}
+            assert not {*TRACKING["annotations"]} & {*metadata.get("annotations", {})}
+        owners = [owner["uid"] for owner in manifest["metadata"].get("ownerReferences", [])]
+        assert owners == ([] if retain and manifest["kind"] == "PersistentVolumeClaim" else ["u-1"])
+
+
 def test_no_claim_is_made_where_one_is_named(pipeline):
     made = shared_children(pipeline({"storage": {"claimName": "mine"}}), SITE)
     assert [manifest["kind"] for manifest in made] == ["NetworkPolicy", "NetworkPolicy"]

@@ -131,7 +131,7 @@ def test_pod_security_is_known_from_the_warning(see_job):
     text = 'Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest": seccompProfile'
     seen = see_job(job(), warnings={JOB: text})
     assert seen.problem_reason == "Refused"
-    assert "Pod Security level refuses" in seen.problem
+    assert f"Pod Security level refuses the pods of Job {JOB}: " in seen.problem
 
 
 # refusals

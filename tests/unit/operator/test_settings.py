@@ -18,6 +18,7 @@ def test_an_empty_environment_will_do():
     found = read_settings({})
     assert (found.namespaces, found.resync_s, found.progress_s, found.workers) == ((), 300, 10, 8)
     assert (found.log_format, found.log_level, found.liveness_port) == ("text", "info", 8080)
+    assert found.metrics_port == 9090
     assert found.site.images == {"hf": "cai-jobs:dev", "nemo": "cai-nemo:dev"}
     assert (found.site.pull_policy, found.site.run_as_user, found.site.job_ttl_s) == (None, 10001, 604800)
     assert found.identity
@@ -36,6 +37,9 @@ def test_everything_can_be_set():
             "CAI_IMAGE_HF": "registry.example/jobs:1",
             "CAI_IMAGE_NEMO": "registry.example/nemo:1",
             "CAI_IMAGE_PULL_POLICY": "Always",
+            "CAI_IMAGE_PULL_SECRETS": "login, second,,login",
+            "CAI_JUDGE_SECRET": "judge:api-key",
+            "CAI_JUDGE_URL": "https://judge.example/v1/chat/completions",
             "CAI_RUN_AS_USER": "1234",
             "CAI_JOB_TTL_SECONDS": "3600",
             "CAI_RESYNC_SECONDS": "2.5",
@@ -44,6 +48,7 @@ def test_everything_can_be_set():
             "CAI_LOG_FORMAT": "json",
             "CAI_LOG_LEVEL": "debug",
             "CAI_LIVENESS_PORT": "0",
+            "CAI_METRICS_PORT": "9999",
             "CAI_LEASE_NAMESPACE": "cai-system",
             "CAI_IDENTITY": "operator-1",
         }
@@ -51,6 +56,8 @@ def test_everything_can_be_set():
     site = settings.Site(
         images={"hf": "registry.example/jobs:1", "nemo": "registry.example/nemo:1"},
         pull_policy="Always",
+        pull_secrets=("login", "second"),
+        judge_secret=settings.JudgeSecret("judge", "api-key", "https://judge.example/v1/chat/completions"),
         run_as_user=1234,
         job_ttl_s=3600,
     )
@@ -63,6 +70,7 @@ def test_everything_can_be_set():
         log_format="json",
         log_level="debug",
         liveness_port=0,
+        metrics_port=9999,
         lease_namespace="cai-system",
         identity="operator-1",
     )
@@ -86,6 +94,12 @@ def test_the_user_can_be_left_to_the_cluster():
         ("CAI_RUN_AS_USER", "0", "CAI_RUN_AS_USER: 0 is not between 1 and"),
         ("CAI_RUN_AS_USER", "root", "CAI_RUN_AS_USER: 'root' is no whole number"),
         ("CAI_JOB_TTL_SECONDS", "99999999999", "CAI_JOB_TTL_SECONDS: 99999999999 is not between 60 and"),
+        ("CAI_IMAGE_PULL_SECRETS", "a,B", "CAI_IMAGE_PULL_SECRETS: 'B' is no name of an object"),
+        ("CAI_NAMESPACES", "a b", "CAI_NAMESPACES: 'a b' is no name of an object"),
+        ("CAI_JUDGE_SECRET", "ngc", "CAI_JUDGE_SECRET: 'ngc' is not SECRET:KEY, such as ngc:api-key"),
+        ("CAI_JUDGE_SECRET", "ngc:a key", "CAI_JUDGE_SECRET: 'ngc:a key' is not SECRET:KEY"),
+        ("CAI_JUDGE_URL", "judge.example", "CAI_JUDGE_URL: 'judge.example' is no http or https address"),
+        ("CAI_METRICS_PORT", "many", "CAI_METRICS_PORT: 'many' is no whole number"),
         ("CAI_LIVENESS_PORT", "65536", "CAI_LIVENESS_PORT: 65536 is not between 0 and 65535"),
         ("CAI_LOG_FORMAT", "xml", "CAI_LOG_FORMAT: 'xml' is none of text, json"),
         ("CAI_LOG_LEVEL", "INFO", "CAI_LOG_LEVEL: 'INFO' is none of debug, info, warning, error"),
@@ -129,4 +143,6 @@ def test_in_a_pod_the_lease_is_in_its_own_namespace(tmp_path, monkeypatch):
 
 def test_the_shipped_deployment_sets_what_there_is():
     (container,) = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]["containers"]
-    read_settings({variable["name"]: variable.get("value", "from-the-pod") for variable in container["env"]})
+    found = read_settings({variable["name"]: variable.get("value", "from-the-pod") for variable in container["env"]})
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": found.liveness_port, "metrics": found.metrics_port}

@@ -226,3 +226,15 @@ def test_what_nobody_looks_at_is_not_kept():
     assert found["spec"] == {"parallelism": 2, "suspend": True}
     deployment = {**thing(DEPLOYMENT, "tiny-serve", "d1", 5), "spec": {"template": {"spec": pod_spec}}}
     assert kept(deployment) == deployment, "it is compared with what is wanted"
+
+
+def test_some_kinds_alone(watched: Watched) -> None:
+    watched.event(pipeline())
+    watched.event(job())
+    watched.event(pod())
+    watched.view.note(KEY, job(version=7, uid="j2", name="tiny-ppo"))  # its first event is on its way
+    watched.view.note(KEY, pod(version=7, uid="p2"))
+    found = watched.view.snapshot(KEY, (PIPELINE, POD))
+    assert found.pipeline == pipeline()
+    assert set(found.of(POD)) == {"tiny-sft-p1", "tiny-sft-p2"}
+    assert found.of(JOB) == {}

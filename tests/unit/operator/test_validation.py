@@ -152,6 +152,12 @@ SMALL = "lower case letters, digits, '-' and '.', with a letter or digit first a
             "an address that begins with http:// or https://",
         ),
         (
+            {"stages": {"sft": {"template": {"annotations": {"argocd.argoproj.io/tracking-id": "lab:x"}}}}},
+            "spec.stages.sft.template.annotations",
+            "argocd.argoproj.io/tracking-id",
+            "on the pipeline's own metadata: pods are the operator's, not Argo CD's",
+        ),
+        (
             {"template": {"interconnect": {"devices": [{"resource": "rdma/hca"}] * 2}}},
             "spec.template.interconnect.devices",
             "one resource twice",

@@ -68,6 +68,26 @@ def test_keys_come_in_the_order_they_were_added_and_once_each():
     run(scenario)
 
 
+def test_it_tells_how_long_each_key_waited_for_a_worker():
+    async def main() -> None:
+        waits: list[float] = []
+        queue: WorkQueue[str] = WorkQueue(waits.append)
+        queue.add("a")
+        queue.add_after("b", 10)
+        await asyncio.sleep(12)
+        assert queue.oldest_wait() == 12
+        assert [await queue.get(), await queue.get()] == ["a", "b"]
+        assert waits == [12, 2]  # the delay that was asked for is no waiting
+        queue.add("a")
+        await asyncio.sleep(5)
+        queue.done("a")
+        await queue.get()
+        assert waits == [12, 2, 0]
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(main())
+
+
 def test_a_key_added_while_it_is_worked_on_comes_once_more_and_only_afterwards():
     async def scenario(queue: WorkQueue[str]) -> None:
         queue.add("a")

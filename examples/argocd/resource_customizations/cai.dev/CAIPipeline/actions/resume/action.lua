@@ -1,0 +1,3 @@
+-- Go on from checkpoints and journals.
+obj.spec.suspend = false
+return obj

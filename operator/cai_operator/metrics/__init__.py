@@ -1,0 +1,1 @@
+"""What the operator tells Prometheus: figures of pipelines as they are, counts of what happened, its own health."""
