@@ -85,9 +85,9 @@ def reader(plane: ControlPlane, tmp_path: Path) -> Iterator[Reader]:
         for kind in (PIPELINE, CLAIM):
             path = kind.path("default")
             # the definition may be going, and with it all of a kind
-            for one in client.get(path).json().get("items", []):
+            for one in _items(client.get(path)):
                 client.delete(f"{path}/{one['metadata']['name']}")
-            wait_for(lambda path=path: client.get(path), f"{kind.kind} to go", _is_empty)
+            wait_for(lambda path=path: _items(client.get(path)), f"{kind.kind} to go", lambda left: not left)
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def _wait(api: Api, name: str, reason: str) -> None:
     wait_for(lambda: api.condition(name, "Degraded").get("reason"), f"{name} to be {reason}", lambda it: it == reason)
 
 
-def _is_empty(answer: httpx.Response) -> bool:
-    return answer.status_code == 404 or not answer.json()["items"]
+def _items(answer: httpx.Response) -> list[dict[str, Any]]:
+    return [] if answer.status_code == 404 else list(answer.raise_for_status().json()["items"])
 
 
 @contextmanager
