@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cai_operator.api import GROUP, CAIPipeline
+from cai_operator.api import CAIPipeline
 from cai_operator.manifests.children import shared_children, workload_children
 from cai_operator.manifests.drift import differs
 from cai_operator.manifests.kinds import CLAIM, DEPLOYMENT, JOB, kind_of
@@ -17,13 +17,18 @@ from cai_operator.names import MANAGED_BY, MANAGED_BY_LABEL, WORKLOAD_LABEL
 from cai_operator.observing.objects import is_going
 from cai_operator.plan import Plan
 from cai_operator.snapshot import Snapshot
+from cai_operator.standing import (
+    KEPT_NODES,
+    MADE_FROM,
+    SETTINGS,
+    as_it_stands,
+    must_be_made_anew,
+    settings_digest,
+    standing,
+)
 from cai_operator.workloads import JobState, Observed, Workload
 
 Manifest = dict[str, Any]
-
-MADE_FROM = f"{GROUP}/made-from"
-"""Annotation of a child: digest of the manifest it was made from. It tells that something is no longer wanted, which a
-look at the child alone cannot; and of a Job, which is never changed, that it must be made anew."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,18 @@ def changes(
     """
     there = {*snapshot.of(JOB), *snapshot.of(DEPLOYMENT)}
     kept = frozenset(there - set(decision.delete)) | {workload.name for workload in decision.apply}
-    wanted: list[tuple[Workload | None, tuple[Manifest, ...]]] = [(None, _marked(shared_children(pipeline, site)))]
-    wanted += [(workload, _marked(workload_children(pipeline, workload, site))) for workload in decision.apply]
+    stands = standing(pipeline, snapshot, observed, decision)
+    wanted: list[tuple[Workload | None, tuple[Manifest, ...]]] = [(None, _for_all(pipeline, snapshot, site))]
+    for workload in decision.apply:
+        manifests = _of_workload(pipeline, workload, site)
+        if workload.name in stands:
+            manifests = tuple(held for one in manifests if (held := as_it_stands(one, _found(snapshot, one))))
+        wanted.append((workload, manifests))
     applies = []
-    for workload, manifests in wanted:
+    for whose, manifests in wanted:
         needed = tuple(manifest for manifest in manifests if _needs_apply(pipeline, snapshot, manifest))
-        if needed or (workload is not None and workload.name in refused):
-            applies.append(Apply(workload, needed))
+        if needed or (whose is not None and whose.name in refused):
+            applies.append(Apply(whose, needed))
     names_wanted = {(m["kind"], m["metadata"]["name"]): m for _, manifests in wanted for m in manifests}
     delete = tuple(
         found
@@ -92,12 +102,33 @@ def own(pipeline: CAIPipeline, snapshot: Snapshot) -> Snapshot:
     return Snapshot(snapshot.pipeline, children)
 
 
+def _for_all(pipeline: CAIPipeline, snapshot: Snapshot, site: Site) -> tuple[Manifest, ...]:
+    manifests = []
+    for manifest in _marked(shared_children(pipeline, site)):
+        found = _found(snapshot, manifest)
+        if manifest["kind"] == CLAIM.kind and found is not None and pipeline.spec.storage.size is None:
+            # another version may have had another default, which is no reason to grow a volume
+            manifest = {**manifest, "spec": {**manifest["spec"], "resources": found["spec"]["resources"]}}
+        manifests.append(manifest)
+    return tuple(manifests)
+
+
+def _of_workload(pipeline: CAIPipeline, workload: Workload, site: Site) -> tuple[Manifest, ...]:
+    manifests = _marked(workload_children(pipeline, workload, site))
+    if workload.node not in KEPT_NODES:
+        return manifests
+    return tuple(_annotated(manifest, SETTINGS, settings_digest(pipeline)) for manifest in manifests)
+
+
+def _found(snapshot: Snapshot, manifest: Manifest) -> Manifest | None:
+    return snapshot.of(kind_of(manifest)).get(manifest["metadata"]["name"])
+
+
 def _needs_apply(pipeline: CAIPipeline, snapshot: Snapshot, manifest: Manifest) -> bool:
-    kind = kind_of(manifest)
-    found = snapshot.of(kind).get(manifest["metadata"]["name"])
+    kind, found = kind_of(manifest), _found(snapshot, manifest)
     if found is None:
         return True
-    if is_going(found) or _belongs_to_another(pipeline, found):
+    if is_going(found) or _belongs_to_another(pipeline, found) or must_be_made_anew(manifest, found):
         return False  # its place must be free first
     return kind != JOB and (differs(manifest, found) or _is_to_be_retained(pipeline, manifest, found))
 
@@ -129,7 +160,9 @@ def _is_unwanted(
         return manifest is None
     if workload not in kept:
         return True
-    return found["kind"] == JOB.kind and manifest is not None and _is_outdated(manifest, found, observed)
+    if manifest is None:
+        return False
+    return must_be_made_anew(manifest, found) or (found["kind"] == JOB.kind and _is_outdated(manifest, found, observed))
 
 
 def _is_outdated(manifest: Manifest, found: Manifest, observed: Observed) -> bool:
@@ -150,9 +183,14 @@ def _marked(manifests: Collection[Manifest]) -> tuple[Manifest, ...]:
 
 
 def _with_digest(manifest: Manifest) -> Manifest:
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    return _annotated(
+        manifest, MADE_FROM, hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    )
+
+
+def _annotated(manifest: Manifest, name: str, value: str) -> Manifest:
     metadata = manifest["metadata"]
-    annotations = {**metadata.get("annotations", {}), MADE_FROM: digest}
+    annotations = {**metadata.get("annotations", {}), name: value}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 

@@ -44,6 +44,7 @@ class Memory:
         about: workload name -> kind and name of the object that warning is about.
         texts: contents of text sources, as `Observed.texts` has them.
         sources: the ConfigMap sources that were looked for.
+        unknown: paths of fields of the resource that this version does not know.
     """
 
     refusals: dict[str, str] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Memory:
     texts: dict[str, Mapping[str, str]] = field(default_factory=dict)
     texts_read: datetime | None = None
     sources: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def said(self) -> tuple[Mapping[str, object], ...]:
         """What was told about children beside themselves, to compare with later."""

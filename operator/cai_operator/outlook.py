@@ -40,6 +40,7 @@ class Known:
         servers: its servers as observed; for the kept server, whatever key it has.
         word: the last word of its program, once it is published or succeeded.
         state: Succeeded or Failed once it is, else None.
+        is_anothers: whether another version of the operator began it, under names of its own.
     """
 
     node: Node
@@ -50,6 +51,7 @@ class Known:
     servers: tuple[ServerSeen, ...] = ()
     word: Mapping[str, Any] | None = None
     state: State | None = None
+    is_anothers: bool = False
 
     @property
     def is_alive(self) -> bool:
@@ -80,8 +82,14 @@ def know(pipeline: CAIPipeline, node: Node, key: str | None, status: PipelineSta
         previous = None
     job = observed.jobs.get(names.job_name(pipeline.name, node.name, key, retry))
     servers = _servers(pipeline, node, key, retry, observed)
+    others = _anothers_job(pipeline, node, key, observed) if job is None else None
+    if others is not None:
+        job, servers = (
+            others,
+            tuple(seen for seen in observed.servers.values() if (seen.node, seen.key) == (node.name, key)),
+        )
     word, state = _end(pipeline, node, key, previous, job, servers, observed)
-    return Known(node, key, retry, previous, job, servers, word, state)
+    return Known(node, key, retry, previous, job, servers, word, state, is_anothers=others is not None)
 
 
 def outlooks(
@@ -125,6 +133,16 @@ def _servers(
         wanted = [names.server_name(pipeline.name, node.name, role, key, retry) for role in names.ROLES]
     seen = observed.servers
     return tuple(seen[name] for server in wanted for name in seen if names.without_replica(name) == server)
+
+
+def _anothers_job(pipeline: CAIPipeline, node: Node, key: str, observed: Observed) -> JobSeen | None:
+    """The job for this key that runs or has succeeded under a name this version would not give it."""
+    own = names.job_name(pipeline.name, node.name, key)
+    for job in observed.jobs.values():
+        is_same = (job.node, job.key) == (node.name, key) and not job.name.startswith(own)
+        if is_same and job.state in (JobState.RUNNING, JobState.SUCCEEDED):
+            return job
+    return None
 
 
 def _end(

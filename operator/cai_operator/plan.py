@@ -117,6 +117,8 @@ def _wanted(
     observed: Observed,
     places: Places,
 ) -> tuple[Workload, ...]:
+    if known.is_anothers:
+        return ()
     used = texts.of_node(pipeline.spec, known.node.name, observed.texts)
     run = Run(pipeline, known.node, keys, used, known.retry, places)
     servers = engine.servers(run)
@@ -138,6 +140,8 @@ def _left_alone(
         return () if pipeline.spec.suspend or outlook == Outlook.YIELDS else (names.serve_name(pipeline.name),)
     if outlook == Outlook.DONE and known.job is not None:
         return (known.job.name,)
+    if outlook == Outlook.GO and known.is_anothers and known.job is not None:
+        return (known.job.name, *(server.name for server in known.servers))
     old = status.node(name)
     if outlook == Outlook.MISSING and not pipeline.spec.suspend and old is not None and old.key is not None:
         servers = [names.server_name(pipeline.name, name, role, old.key, old.retry) for role in names.ROLES]

@@ -1,8 +1,9 @@
-"""One thing that is wrong with a document."""
+"""One thing that is wrong with a document, and how to do without it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,3 +32,14 @@ def shown(value: Any) -> str:
     """A value as a complaint shows it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def drop(document: Any, location: Sequence[str | int]) -> bool:
+    """Take away what is at a place of a document of JSON values; False where there is no such place."""
+    try:
+        for part in location[:-1]:
+            document = document[part]
+        del document[location[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True

@@ -31,7 +31,7 @@ from cai_operator.site_defaults import with_site_defaults
 from cai_operator.snapshot import Key, Snapshot, View, read
 from cai_operator.status import Phase
 from cai_operator.summary import events_between, refused_status
-from cai_operator.validation import InvalidResource, parse_pipeline
+from cai_operator.validation import InvalidResource, parse_served
 from cai_operator.workloads import JobState, Observed
 
 TEXT_MISSING_AGAIN_S = 3.0
@@ -117,10 +117,14 @@ class Reconciler:
         now = self._clock().replace(microsecond=0)
         status = parse_status(document.get("status"))
         try:
-            pipeline = with_site_defaults(parse_pipeline(document), self._settings.site)
+            said, unknown = parse_served(document)
+            pipeline = with_site_defaults(said, self._settings.site)
         except InvalidResource as problem:
             return await self._refuse(key, document, status, conditions.SPEC_INVALID, str(problem), now)
         memory = self._memories.setdefault(key, Memory())
+        if unknown and unknown != memory.unknown:
+            log.warning("%s/%s: this version does not know, and passes over: %s", *key, ", ".join(unknown))
+        memory.unknown = unknown
         look = _Look(key, document, pipeline, status, own(pipeline, everything), memory, now)
         await read_texts(self._cluster, key[0], pipeline.spec, memory, now)
         try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from cai_operator.api_base import Model
+from cai_operator.problems import drop
 
 
 class State(StrEnum):
@@ -144,11 +146,17 @@ def _without_nulls(value: Any) -> Any:
 
 
 def parse_status(document: dict[str, Any] | None) -> PipelineStatus:
-    """The status of a document as it was written, empty where there is none or it makes no sense.
+    """The status of a document, empty where there is none or it makes no sense at all.
 
-    A status is derived anew from what is observed, so one that cannot be read is worth no more than a lost one.
+    An older or a newer version of this operator may have written it. What this one does not understand is dropped by
+    itself: a field, and where a required field is missing the object that lacks it. The rest counts.
     """
-    try:
-        return PipelineStatus.model_validate(document or {})
-    except ValueError:
-        return PipelineStatus()
+    given: Any = copy.deepcopy(document or {})
+    while isinstance(given, dict):
+        try:
+            return PipelineStatus.model_validate(given)
+        except ValidationError as invalid:
+            error = invalid.errors(include_url=False)[0]
+            if not drop(given, error["loc"][:-1] if error["type"] == "missing" else error["loc"]):
+                break
+    return PipelineStatus()

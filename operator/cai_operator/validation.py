@@ -14,17 +14,19 @@ from cai_jobs.contract.program import InputError
 from cai_operator import api_base
 from cai_operator.api import CAIPipeline
 from cai_operator.contradictions import contradictions
-from cai_operator.problems import Problem, shown
+from cai_operator.problems import Problem, drop, shown
 
-__all__ = ["InvalidResource", "Problem", "parse_pipeline"]
+__all__ = ["InvalidResource", "Problem", "parse_pipeline", "parse_served"]
+
+Location = tuple[str | int, ...]
 
 
 class InvalidResource(InputError):
-    """A document that is no valid CAIPipeline; `problems` lists all that is wrong with it."""
+    """A document that is no valid CAIPipeline; `problems` lists all that is wrong with it, `unknown` unknown fields."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], unknown: tuple[Location, ...] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
+        self.problems, self.unknown = problems, unknown
 
 
 def parse_pipeline(document: Mapping[str, Any]) -> CAIPipeline:
@@ -42,12 +44,33 @@ def parse_pipeline(document: Mapping[str, Any]) -> CAIPipeline:
         text = json.dumps(given, default=str)
         pipeline = CAIPipeline.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as invalid:
-        problems.extend(_problem(error) for error in invalid.errors())
-        raise InvalidResource(tuple(_without_repetition(problems))) from None
+        errors = invalid.errors()
+        problems.extend(_problem(error) for error in errors)
+        unknown = tuple(error["loc"] for error in errors if error["type"] == "extra_forbidden")
+        raise InvalidResource(tuple(_without_repetition(problems)), unknown) from None
     problems.extend(contradictions(pipeline))
     if problems:
         raise InvalidResource(tuple(problems))
     return pipeline
+
+
+def parse_served(document: Mapping[str, Any]) -> tuple[CAIPipeline, tuple[str, ...]]:
+    """The typed resource of a document the API server serves, and the paths of fields this version does not know.
+
+    The API server lets no field in that its definition does not have: an unknown one is a newer definition's, which
+    may stand there by default. It is passed over; refusing it would stop every pipeline between the upgrade of the
+    definition and that of the operator.
+
+    Raises:
+        InvalidResource: it is not valid otherwise.
+    """
+    try:
+        return parse_pipeline(document), ()
+    except InvalidResource as problem:
+        known, unknown = json.loads(json.dumps(document, default=str)), problem.unknown
+        if not unknown or not all(drop(known, location) for location in unknown):
+            raise
+    return parse_pipeline(known), tuple(map(path_text, unknown))
 
 
 def _problem(error: Any) -> Problem:

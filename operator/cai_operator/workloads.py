@@ -96,7 +96,8 @@ class JobState(StrEnum):
 class JobSeen:
     """A job child as observed. `last_word` is its termination message; `progress` its newest progress line.
 
-    `lacks_room` says that a pod of it would be placed if others gave up what they hold.
+    `lacks_room` says that a pod of it would be placed if others gave up what they hold. `node` and `key` are those of
+    the workload it was made from, where the executor knows them: another version may have named it otherwise.
     """
 
     name: str
@@ -110,6 +111,8 @@ class JobSeen:
     problem: str | None = None
     problem_reason: str | None = None
     lacks_room: bool = False
+    node: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,7 @@ class ServerSeen:
     """A server child as observed; `ready` once its probe passes.
 
     A `problem` is shown and waited on (an image may yet come); with `failed` the executor has given up on it, and so
-    does the node it works for. `key` is that of the workload it was made from, where the executor knows it;
-    `lacks_room` as in `JobSeen`.
+    does the node it works for. `node`, `key` and `lacks_room` as in `JobSeen`.
     """
 
     name: str
@@ -129,6 +131,7 @@ class ServerSeen:
     failed: bool = False
     key: str | None = None
     lacks_room: bool = False
+    node: str | None = None
 
 
 @dataclass(frozen=True)

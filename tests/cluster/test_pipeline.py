@@ -6,15 +6,20 @@ In the middle of it `helm upgrade` brings the release to this version, and later
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import installed
+import yaml
+from tests.harness import doc_runs, installed
 from tests.harness.chart import NEW_FIELD, RELEASE, SYSTEM, helm
 from tests.harness.cluster import RESTRICTED, Cluster
+from tests.harness.doc_commands import commands, filled_in, pages
+from tests.harness.doc_shell import Shell
 from tests.harness.installed import DEPLOYMENT as OPERATOR
 from tests.harness.installed import SLOW_POLL_S, Run, Start, jobs_image
 from tests.harness.node_files import POD_USER
@@ -189,6 +194,31 @@ def test_it_answers_pods_by_its_name(story: Story) -> None:
     (sentence,) = json.loads(story.run.cluster.kubectl("logs", *words).stdout)["sentences"]
     assert sentence.startswith(QUESTION)
     assert len(sentence) > len(QUESTION)
+
+
+def test_what_the_pages_say_of_pods_that_run_works_on_it(story: Story, tmp_path: Path) -> None:
+    cluster = story.run.cluster
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    config["contexts"][0]["context"]["namespace"] = story.run.api.namespace
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    every = {command.text: command for page in pages() for command in commands(page)}
+    key = story.run.nodes()["rlData"]["key"]
+    values = {"NAMESPACE": story.run.api.namespace, "NAME": "pocket", "STAGE": "sft", "KEY": key}
+    with Shell(tmp_path, tmp_path / "kubeconfig", _wait_until_forwarded) as shell:
+        for text, command in every.items():
+            if doc_runs.reason(text, doc_runs.ON_NODE):
+                shell.run(filled_in(command, values))
+        assert "<html" in (shell.checkout / "report.html").read_text()
+
+
+def _wait_until_forwarded(text: str) -> None:
+    port = int(text.split()[-2])
+
+    def is_open() -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(is_open, f"port {port} to be forwarded")
 
 
 def test_every_artifact_on_the_volume_is_what_the_status_says(story: Story) -> None:

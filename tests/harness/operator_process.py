@@ -25,6 +25,7 @@ class OperatorProcess:
         token: bearer token of the user it is.
         ca: the certificate that signed an https server's; None for a plain http proxy.
         settings: its CAI_ environment variables.
+        module: the program; another one than the operator's own is `tests.harness.other_version`.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class OperatorProcess:
         token: str,
         ca: Path | None = None,
         settings: Mapping[str, str] | None = None,
+        module: str = "cai_operator.main",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "operator.log"
@@ -41,6 +43,7 @@ class OperatorProcess:
         self._kubeconfig = directory / "kubeconfig"
         self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(server, token, ca)), encoding="utf-8")
         self._settings = {"CAI_LIVENESS_PORT": "0", "CAI_METRICS_PORT": "0", **(settings or {})}
+        self._module = module
         self._program: Program | None = None
 
     def __enter__(self) -> Self:
@@ -71,7 +74,7 @@ class OperatorProcess:
             log.write(f"--- start {self.starts}\n")
         self._program = Program(
             "operator",
-            [sys.executable, "-m", "cai_operator.main"],
+            [sys.executable, "-m", self._module],
             self.log_path,
             environment={"KUBECONFIG": str(self._kubeconfig), "PYTHONUNBUFFERED": "1", **self._settings},
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cai_operator import api, api_base, api_stages
+from cai_operator import api, api_base, api_stages, conditions
 from cai_operator.api import CAIPipeline, PipelineStatus, Spec
 from cai_operator.crd.definition import CATEGORIES, COLUMNS, ONLY_WIDE
 from cai_operator.crd.rules import RULES, Rule
@@ -252,7 +252,9 @@ def _status() -> Iterator[str]:
     yield from (f"| `{type_}` | {true} | {reasons} |" for type_, (true, reasons) in CONDITIONS.items())
     yield "\n### Reasons\n\nOf the condition `Degraded`, and of a stage that does not get on.\n"
     yield "| reason | means | what to do |\n|---|---|---|"
-    yield from (f"| `{reason}` | {means} | {cure} |" for reason, (means, cure) in REASONS.items())
+    for reason, (means, cure) in REASONS.items():
+        entry = f"`{reason}`" if reason == conditions.AS_EXPECTED else f"[`{reason}`](troubleshoot.md#{reason.lower()})"
+        yield f"| {entry} | {means} | {cure} |"
 
 
 def _written(fields: Fields) -> Iterator[str]:

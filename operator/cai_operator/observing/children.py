@@ -59,12 +59,15 @@ def observe(
     for name, job in children.jobs.items():
         if not is_going(job):
             own = [pod for pod in pods.get(name, ()) if _is_of(pod, job)]
-            jobs[name] = job_seen(job, own, progress.get(name), warnings.get(name, ""), now)
+            seen = job_seen(job, own, progress.get(name), warnings.get(name, ""), now)
+            node, key = label(job, names.NODE_LABEL), label(job, names.KEY_LABEL)
+            jobs[name] = replace(seen, node=node or None, key=key or None)
     servers: dict[str, ServerSeen] = {}
     for name, deployment in children.deployments.items():
         if not is_going(deployment):
             retries = _retries(pipeline, label(deployment, names.STAGE_LABEL))
-            servers[name] = server_seen(deployment, pods.get(name, ()), retries, warnings.get(name, ""))
+            server = server_seen(deployment, pods.get(name, ()), retries, warnings.get(name, ""))
+            servers[name] = replace(server, node=label(deployment, names.NODE_LABEL) or None)
     _add_refused(pipeline, refusals, children, jobs, servers)
     return Observed(jobs=jobs, servers=servers, published=None, texts=texts)
 

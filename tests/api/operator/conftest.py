@@ -92,7 +92,7 @@ def make_operator(
     operator_token: str,
     tmp_path: Path,
 ) -> Iterator[Callable[..., OperatorProcess]]:
-    """`make_operator(url, identity, CAI_…="…")`: an operator for the test's namespace only; killed at the test's end.
+    """`make_operator(url, identity, module, CAI_…="…")`: for the test's namespace only; killed at its end.
 
     The shared one is stopped meanwhile, as it would do the work of one that a test has killed.
     """
@@ -100,7 +100,7 @@ def make_operator(
     _allow_leases(control_plane_with_jobs, namespace_with_jobs)
     made: list[OperatorProcess] = []
 
-    def make(url: str, identity: str = "own", **settings: str) -> OperatorProcess:
+    def make(url: str, identity: str = "own", module: str = "cai_operator.main", **settings: str) -> OperatorProcess:
         own = {
             "CAI_NAMESPACES": namespace_with_jobs,
             "CAI_LEASE_NAMESPACE": namespace_with_jobs,
@@ -108,7 +108,8 @@ def make_operator(
             "CAI_PROGRESS_SECONDS": "1",
         }
         directory = tmp_path / f"operator-{len(made)}"
-        made.append(OperatorProcess(directory, url, operator_token, settings={**own, **settings}))
+        all_settings = {**own, **settings}
+        made.append(OperatorProcess(directory, url, operator_token, settings=all_settings, module=module))
         return made[-1]
 
     yield make

@@ -19,6 +19,7 @@ from cai_operator.names import NODE_LABEL, PIPELINE_LABEL
 from cai_operator.observing import Children, observe
 from cai_operator.plan import plan
 from cai_operator.snapshot import Snapshot
+from cai_operator.standing import SETTINGS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "11111111-2222-3333-4444-555555555555"
@@ -263,6 +264,157 @@ class TestServers:
         cluster.pipeline = pipeline({"suspend": True}, metadata={"uid": UID})
         assert sorted(deleted(cluster.act())) == [(DEPLOYMENT.kind, server), (SERVICE.kind, server)]
         assert writes(cluster.act()) == NOTHING, "each is deleted once"
+
+
+UP = {"readyReplicas": 1, "availableReplicas": 1, "replicas": 1, "updatedReplicas": 1}
+SERVING = {
+    "stages": {
+        stage: {"enabled": False} for stage in ("slData", "sft", "rlData", "rewardModel", "ppo", "evaluate", "report")
+    }
+}
+LATER = replace(SITE, images={"hf": "cai-jobs:2"})
+
+
+class TestVersions:
+    """What runs stands as it was begun, whatever another version of the operator would make of it."""
+
+    @staticmethod
+    def at_work(namespace: Callable[..., Namespace]) -> Namespace:
+        cluster = TestServers.with_server(namespace)
+        cluster.of(DEPLOYMENT)[0]["status"] = UP
+        cluster.act()
+        cluster.start("slData")
+        assert writes(cluster.look()) == NOTHING
+        return cluster
+
+    @staticmethod
+    def serving(namespace: Callable[..., Namespace]) -> Namespace:
+        cluster = namespace(SERVING)
+        cluster.act()
+        for node in ("models", "datasets"):
+            cluster.complete(node)
+        cluster.act()
+        cluster.of(DEPLOYMENT)[0]["status"] = UP
+        assert writes(cluster.look()) == NOTHING
+        return cluster
+
+    def test_a_server_at_work_keeps_its_pods(self, namespace):
+        cluster = self.at_work(namespace)
+        cluster.site = LATER
+        assert writes(cluster.look()) == NOTHING
+
+    def test_one_that_was_changed_by_hand_is_mended(self, namespace):
+        cluster = self.at_work(namespace)
+        server = cluster.of(DEPLOYMENT)[0]
+        server["spec"]["template"]["spec"]["containers"][0]["image"] = "mine:1"
+        assert applied(cluster.look()) == [(DEPLOYMENT.kind, server["metadata"]["name"])]
+
+    def test_one_that_is_not_ready_is_brought_to_what_is_wanted_now(self, namespace):
+        cluster = self.at_work(namespace)
+        server = cluster.of(DEPLOYMENT)[0]
+        server["status"] = {}
+        cluster.site = LATER
+        assert applied(cluster.look()) == [(DEPLOYMENT.kind, server["metadata"]["name"])]
+
+    def test_it_gets_other_replicas_all_the_same(self, namespace, pipeline):
+        cluster = self.at_work(namespace)
+        template = copy.deepcopy(cluster.of(DEPLOYMENT)[0]["spec"]["template"])
+        cluster.site = LATER
+        more = {"stages": {"evaluate": {"enabled": False}, "slData": {"server": {"replicas": 2}}}}
+        cluster.pipeline = pipeline(more, metadata={"uid": UID})
+        assert [kind for kind, _ in applied(cluster.act())] == [DEPLOYMENT.kind]
+        [server] = cluster.of(DEPLOYMENT)
+        assert (server["spec"]["replicas"], server["spec"]["template"]) == (2, template)
+        server["status"] = UP
+        assert writes(cluster.look()) == NOTHING
+
+    def test_a_service_of_another_kind_stands_while_its_job_runs_and_is_made_anew_else(self, namespace):
+        cluster = self.at_work(namespace)
+        [service] = cluster.of(SERVICE)
+        del service["spec"]["clusterIP"]
+        service["metadata"]["annotations"][MADE_FROM] = "an earlier version"
+        assert writes(cluster.look()) == NOTHING
+        cluster.of(DEPLOYMENT)[0]["status"] = {}
+        wanted = cluster.act()
+        assert writes(wanted) == ([], [(SERVICE.kind, service["metadata"]["name"])])
+        del cluster.there[SERVICE.kind, service["metadata"]["name"]]
+        assert applied(cluster.look()) == [(SERVICE.kind, service["metadata"]["name"])]
+
+    def test_a_deployment_that_selects_otherwise_is_made_anew(self, namespace):
+        cluster = TestServers.with_server(namespace)
+        [server] = cluster.of(DEPLOYMENT)
+        server["spec"]["selector"] = {"matchLabels": {"app": "earlier"}}
+        assert writes(cluster.look()) == ([], [(DEPLOYMENT.kind, server["metadata"]["name"])])
+
+    def test_a_served_model_keeps_its_pods(self, namespace):
+        cluster = self.serving(namespace)
+        cluster.site = LATER
+        assert writes(cluster.look()) == NOTHING
+
+    @pytest.mark.parametrize("other", [{"image": "mine:3"}, {"template": {"nodeSelector": {"disk": "fast"}}}])
+    def test_unless_the_user_says_something_else_about_it(self, namespace, pipeline, other):
+        cluster = self.serving(namespace)
+        [server] = cluster.of(DEPLOYMENT)
+        cluster.pipeline = pipeline({**SERVING, **other}, metadata={"uid": UID})
+        assert (DEPLOYMENT.kind, server["metadata"]["name"]) in applied(cluster.act())
+
+    def test_one_of_a_version_without_that_mark_gets_it_and_no_more(self, namespace):
+        cluster = self.serving(namespace)
+        [server] = cluster.of(DEPLOYMENT)
+        template = copy.deepcopy(server["spec"]["template"])
+        for found in (server, *cluster.of(SERVICE)):
+            del found["metadata"]["annotations"]
+        cluster.site = LATER
+        assert applied(cluster.act()) == [(DEPLOYMENT.kind, server["metadata"]["name"])]
+        [server] = cluster.of(DEPLOYMENT)
+        assert server["spec"]["template"] == template
+        assert set(server["metadata"]["annotations"]) == {SETTINGS}
+        server["status"] = UP
+        assert writes(cluster.look()) == NOTHING
+
+    def test_a_job_that_runs_under_another_name_goes_on_with_its_servers(self, namespace):
+        cluster = self.at_work(namespace)
+        server, job = cluster.of(DEPLOYMENT)[0], cluster.job("slData")
+        for found in [one for one in cluster.there.values() if one["metadata"]["labels"].get(NODE_LABEL) == "slData"]:
+            old = found["metadata"]["name"]
+            del cluster.there[found["kind"], old]
+            found["metadata"]["name"] = f"earlier-{old}"
+            found["metadata"]["labels"] = {
+                name: f"earlier-{value}" if name == "cai.dev/workload" else value
+                for name, value in found["metadata"]["labels"].items()
+            }
+            cluster.there[found["kind"], f"earlier-{old}"] = found
+        assert server["metadata"]["name"].startswith("earlier-")
+        cluster.status = PipelineStatus()
+        assert writes(cluster.look()) == NOTHING
+        assert cluster.status.node("slData").state == "Running"
+        job["status"] = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+        for pod in cluster.of(POD):
+            pod["status"]["phase"] = "Succeeded"
+        wanted = cluster.look()
+        assert (DEPLOYMENT.kind, server["metadata"]["name"]) in deleted(wanted)
+        assert (JOB.kind, job["metadata"]["name"]) not in deleted(wanted)
+        assert cluster.status.node("slData").state == "Succeeded"
+
+    def test_one_that_waits_under_another_name_is_made_anew(self, namespace):
+        cluster = namespace()
+        cluster.act()
+        job = cluster.job("models")
+        del cluster.there[JOB.kind, job["metadata"]["name"]]
+        job["metadata"]["name"] = job["metadata"]["labels"]["cai.dev/workload"] = "earlier-models"
+        cluster.there[JOB.kind, "earlier-models"] = job
+        wanted = cluster.look()
+        assert deleted(wanted) == [(JOB.kind, "earlier-models")]
+        assert [kind for kind, _ in applied(wanted)] == [JOB.kind]
+
+    def test_another_default_size_grows_no_volume(self, namespace, pipeline):
+        cluster = namespace()
+        cluster.act()
+        [claim] = cluster.of(CLAIM)
+        claim["spec"]["resources"]["requests"]["storage"] = "100Gi"
+        assert writes(cluster.look()) == NOTHING
+        cluster.pipeline = pipeline({"storage": {"size": "300Gi"}}, metadata={"uid": UID})
+        assert applied(cluster.look()) == [(CLAIM.kind, claim["metadata"]["name"])]
 
 
 class TestOwners:

@@ -43,3 +43,21 @@ def test_labels_are_label_values(pipeline):
     for value in names.labels(pipeline, "evaluate", "evaluateBase", KEY, "job").values():
         assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", value)
         assert len(value) <= 63
+
+
+def test_what_v1alpha1_promises_is_as_ever():
+    """docs/upgrades.md: another version finds and selects children by these, and others rely on them."""
+    assert (names.serve_name("mine"), names.claim_name("mine")) == ("mine-serve", "mine-artifacts")
+    assert names.artifact_path("mine", "sft", "0123456789abcdef") == "mine/sft/0123456789abcdef"
+    assert (
+        names.labels("mine", "evaluate", "evaluateBase", "0123456789abcdef", "job").items()
+        >= {
+            "app.kubernetes.io/managed-by": "cai-operator",
+            "cai.dev/pipeline": "mine",
+            "cai.dev/stage": "evaluate",
+            "cai.dev/node": "evaluateBase",
+            "cai.dev/key": "0123456789abcdef",
+            "cai.dev/kind": "job",
+        }.items()
+    )
+    assert names.WORKLOAD_LABEL == "cai.dev/workload"

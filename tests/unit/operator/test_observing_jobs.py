@@ -22,6 +22,7 @@ from tests.unit.operator.child_objects import (
     unplaced,
 )
 
+from cai_operator.names import KEY_LABEL
 from cai_operator.observing import Children
 from cai_operator.workloads import JobSeen, JobState
 
@@ -29,7 +30,7 @@ from cai_operator.workloads import JobSeen, JobState
 
 
 def test_a_job_without_pods_is_pending(see_job):
-    assert see_job(job()) == JobSeen(JOB, JobState.PENDING, 0)
+    assert see_job(job()) == JobSeen(JOB, JobState.PENDING, 0, node="sft", key=job()["metadata"]["labels"][KEY_LABEL])
 
 
 def test_a_pod_that_is_being_set_up_does_not_run_yet(see_job):

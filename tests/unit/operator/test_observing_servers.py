@@ -26,7 +26,7 @@ from cai_operator.workloads import ServerSeen
 def test_a_server_is_ready_when_its_pod_is(see_server):
     up = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
     seen = see_server(deployment(**up), pod(RUNNING, of=SERVER, ready=True))
-    assert seen == ServerSeen(SERVER, ready=True, started=NOW, key=KEY)
+    assert seen == ServerSeen(SERVER, ready=True, started=NOW, key=KEY, node="slData")
     assert not see_server(deployment(replicas=1, updatedReplicas=1)).ready
 
 

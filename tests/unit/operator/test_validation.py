@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cai_operator.validation import InvalidResource, parse_pipeline
+from cai_operator.validation import InvalidResource, parse_pipeline, parse_served
 
 
 def problems(document):
@@ -501,3 +501,20 @@ def test_the_schema_can_be_made():
 
     schema = CAIPipeline.model_json_schema(by_alias=True)
     assert "slData" in schema["$defs"]["Stages"]["properties"]
+
+
+def test_what_a_newer_definition_serves_is_passed_over_and_named(document):
+    known = document({"stages": {"sft": {"nodes": 2}}})
+    newer = document(
+        {"stages": {"sft": {"nodes": 2, "warmth": 3}}, "storage": {"tier": {"cold": True}}, "flavour": "x"}
+    )
+    pipeline, unknown = parse_served(newer)
+    assert pipeline == parse_pipeline(known)
+    assert set(unknown) == {"spec.stages.sft.warmth", "spec.storage.tier", "spec.flavour"}
+    assert parse_served(known) == (pipeline, ())
+
+
+def test_what_is_wrong_besides_is_refused_as_ever(document):
+    with pytest.raises(InvalidResource) as caught:
+        parse_served(document({"engine": "vllm", "flavour": "x"}))
+    assert [problem.path for problem in caught.value.problems] == ["spec.engine"]
