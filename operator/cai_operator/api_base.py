@@ -18,6 +18,9 @@ DEVICE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A
 COMMUNICATION_PATTERN = r"^(NCCL|TORCH_NCCL|GLOO|TP|UCX|FI|SHARP|IBV|RDMAV)_[A-Z0-9_]+$"
 
 GPU = "nvidia.com/gpu"
+APP_ARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/program"
+"""By which a pod could have its only container run without AppArmor, or under another profile than the runtime's."""
+
 INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 

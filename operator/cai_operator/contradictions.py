@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from cai_operator.api import CAIPipeline, Spec, Stage
-from cai_operator.api_base import GPU, INTERFACE_VARIABLES, Interconnect, PanelJudge, PodTemplate, Source
+from cai_operator.api_base import (
+    APP_ARMOR_ANNOTATION,
+    GPU,
+    INTERFACE_VARIABLES,
+    Interconnect,
+    PanelJudge,
+    PodTemplate,
+    Source,
+)
 from cai_operator.api_stages import Judging
 from cai_operator.engines import hf_options, options
 from cai_operator.engines.hf_options import PROGRAMS
@@ -25,7 +33,7 @@ def contradictions(pipeline: CAIPipeline) -> list[Problem]:
         *_sources(spec),
         *_judge(spec),
         *_stages(spec),
-        *_interconnects(spec),
+        *_templates(spec),
         *_numbers(spec),
         *(_hf(spec) if spec.engine == "hf" else nemo_problems(spec)),
     ]
@@ -136,11 +144,15 @@ def _stages(spec: Spec) -> Iterator[Problem]:
         yield Problem("spec.stages.evaluate.gates", "set while evaluate is off", "nothing, or enabled: true")
 
 
-def _interconnects(spec: Spec) -> Iterator[Problem]:
+def _templates(spec: Spec) -> Iterator[Problem]:
     templates: dict[str, PodTemplate | None] = {"spec.template": spec.template}
     templates |= {f"spec.stages.{name}.template": spec.stages.by_name(name).template for name in STAGES}
     for where, template in templates.items():
-        if template is not None and template.interconnect is not None:
+        if template is None:
+            continue
+        if APP_ARMOR_ANNOTATION in (template.annotations or {}):
+            yield Problem(f"{where}.annotations", APP_ARMOR_ANNOTATION, "others: pods keep the runtime's profile")
+        if template.interconnect is not None:
             yield from _interconnect(f"{where}.interconnect", template.interconnect)
 
 

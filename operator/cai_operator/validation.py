@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -45,9 +45,24 @@ def parse_pipeline(document: Mapping[str, Any]) -> CAIPipeline:
         problems.extend(_problem(error) for error in invalid.errors())
         raise InvalidResource(tuple(_without_repetition(problems))) from None
     problems.extend(contradictions(pipeline))
+    told = {problem.path for problem in problems}
+    problems.extend(problem for problem in _unusable_texts("spec", given["spec"]) if problem.path not in told)
     if problems:
         raise InvalidResource(tuple(problems))
     return pipeline
+
+
+def _unusable_texts(path: str, value: Any) -> Iterator[Problem]:
+    """Texts that no command line can hold: a null character ends an argument, and a lone `--` is dropped by argparse."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unusable_texts(path, str(name))
+            yield from _unusable_texts(f"{path}.{name}", item)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _unusable_texts(f"{path}[{place}]", item)
+    elif isinstance(value, str) and ("\0" in value or value == "--"):
+        yield Problem(path, shown(value), "text without null characters that is not -- alone: programs are handed it")
 
 
 def _problem(error: Any) -> Problem:

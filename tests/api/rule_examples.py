@@ -69,6 +69,9 @@ def in_every_template(field: str, **settings: Any) -> tuple[tuple[str, Change], 
     return ((f"spec.template.interconnect.{field}", change), *own)
 
 
+UNCONFINED: Change = {
+    "template": {"annotations": {"container.apparmor.security.beta.kubernetes.io/program": "unconfined"}}
+}
 NCCL_DEBUG = {"name": "NCCL_DEBUG", "value": "INFO"}
 JUDGING = "spec.stages.rlData.judging"
 HUB = {"huggingFace": {"repo": "a/b"}}
@@ -284,6 +287,13 @@ EXAMPLES: dict[str, Example] = {
         (interconnect(devices=[{"resource": "nvidia.com/mlnxnics"}]),),
         in_every_template(
             "devices[1].resource", devices=[{"resource": "rdma/hca"}, {"resource": "nvidia.com/gpu", "count": 8}]
+        ),
+    ),
+    "appArmorOfTheRuntime": Example(
+        ({"template": {"annotations": {"team": "red"}}},),
+        (
+            ("spec.template.annotations", UNCONFINED),
+            *((f"spec.stages.{name}.template.annotations", stages(**{name: UNCONFINED})) for name in STAGES),
         ),
     ),
     "variableOnce": Example(
