@@ -53,7 +53,7 @@ def parse_pipeline(document: Mapping[str, Any]) -> CAIPipeline:
 
 
 def _unusable_texts(path: str, value: Any) -> Iterator[Problem]:
-    """Texts that no command line can hold: a null character ends an argument, and a lone `--` is dropped by argparse."""
+    """Texts no command line can hold: a null character ends an argument, and argparse drops a lone `--`."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _unusable_texts(path, str(name))

@@ -1,7 +1,7 @@
 """What the kubelet makes of a container's command, arguments and variables: `$(NAME)` in them is a reference.
 
-After the API reference of `Container.command` and `EnvVar.value`: a reference to a variable that is not there stays as it
-is, and `$$` is a `$` that begins none.
+After the API reference of `Container.command` and `EnvVar.value`: a reference to a variable that is not there stays as
+it is, and `$$` is a `$` that begins none.
 """
 
 from __future__ import annotations

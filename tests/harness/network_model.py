@@ -1,8 +1,8 @@
 """Which pod may connect to which, by the NetworkPolicies there are: a model, as the tests' node enforces none.
 
-After https://kubernetes.io/docs/concepts/services-networking/network-policies/ and the API reference: a pod that no policy
-selects for a direction is open in it; else a connection needs one rule, of any policy that selects the pod, that names
-both its peer and its port. Both ends have to allow it.
+After https://kubernetes.io/docs/concepts/services-networking/network-policies/ and the API reference: a pod that no
+policy selects for a direction is open in it; else a connection needs one rule, of any policy that selects the pod,
+that names both its peer and its port. Both ends have to allow it.
 """
 
 from __future__ import annotations

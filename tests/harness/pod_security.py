@@ -1,7 +1,7 @@
 """The restricted Pod Security level, control by control: what of a pod breaks it.
 
-After https://kubernetes.io/docs/concepts/security/pod-security-standards/ (baseline and restricted, Linux pods). The API
-server's own admission is asked the same questions in tests/api/test_pod_security.py.
+After https://kubernetes.io/docs/concepts/security/pod-security-standards/ (baseline and restricted, Linux pods). The
+API server's own admission is asked the same questions in tests/api/test_pod_security.py.
 """
 
 from __future__ import annotations

@@ -43,16 +43,8 @@ FieldPath = tuple[str | int | float, ...]
 HARMLESS = "harmless0"
 # each as short as it can be: a flag, a mark, a variable, a shell, quotes, an end, grammar, a way out
 CORE = (
-    "--help",
-    "--",
-    "$(HOME)",
-    "${oc.env:HOME}",
-    "`id` $(id); cat | x > /x",
-    "a'\"\\",
-    "\x00",
-    "a\n-b",
-    "[x,{a:b}]",
-    "../../x",
+    *("--help", "--", "$(HOME)", "${oc.env:HOME}", "`id` $(id); cat | x > /x", "a'\"\\", "\x00", "a\n-b"),
+    *("[x,{a:b}]", "../../x"),
 )
 NASTY = (
     *CORE,
@@ -114,14 +106,7 @@ PANEL = [{"url": "https://one/v1", "model": "a", "apiKeySecret": {"name": "s", "
 PANEL += [{"url": "https://two/v1", "model": "b"}]
 
 JSON_OPTIONS = (
-    "artifact_header",
-    "base",
-    "assistant",
-    "red_team",
-    "helpfulness",
-    "preference",
-    "inputs",
-    "principle_weights",
+    *("artifact_header", "base", "assistant", "red_team", "helpfulness", "preference", "inputs", "principle_weights"),
 )
 
 
@@ -230,13 +215,13 @@ _SERVERS = {"slData/server": "serve", "rlData/server": "serve", "ppo/critic": "s
 def _free_text(program: str) -> Iterator[str]:
     """A program's options that take any text, and that the manifest may set."""
     for name, action in options._actions(program).items():
-        if action.nargs != 0 and action.type in (None, str) and not action.choices:
-            if name not in hf_options.OWNED[program]:
-                yield name
+        takes_text = action.nargs != 0 and action.type in (None, str) and not action.choices
+        if takes_text and name not in hf_options.OWNED[program]:
+            yield name
 
 
 def _hf() -> Iterator[Field]:
-    places = {stage: program for stage, program in hf_options.PROGRAMS.items()} | _SERVERS
+    places = {**hf_options.PROGRAMS, **_SERVERS}
     for place, program in places.items():
         for option in _free_text(program):
             yield _spec(f"stages/{place}/overrides/{option}")
@@ -283,15 +268,15 @@ def check(engine: str, field: Field, text: str) -> None:
         AssertionError: it is refused elsewhere, or changes more than where it stands.
     """
     try:
-        pipeline = parse_pipeline(field.manifest(engine, text))
-        seen = read(pipeline)
-    except InvalidResource as refusal:
-        for problem in refusal.problems:
-            # a list of an option's values is one place
-            assert problem.path.startswith(re.sub(r"(overrides\..*)\[0\]$", r"\1", field.shown)), (text, str(problem))
-        return
-    except EngineError as refusal:
-        assert field.shown in str(refusal), (text, str(refusal))
+        seen = read(parse_pipeline(field.manifest(engine, text)))
+    except (InvalidResource, EngineError) as refusal:
+        refused = list(map(str, getattr(refusal, "problems", [refusal])))
+    else:
+        refused = []
+    # a list of an option's values is one place
+    where = re.sub(r"(overrides\..*)\[0\]$", r"\1", field.shown)
+    assert [complaint for complaint in refused if not complaint.startswith(where)] == [], text
+    if refused:
         return
     harmless, before = rendered_harmless(engine, field)
     if harmless is None:  # only words of some form are taken there
