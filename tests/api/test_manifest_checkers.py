@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +61,11 @@ def test_checkov_finds_what_is_wrong(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def schema_directory(
-    control_plane: ControlPlane, crd: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def schema_directory(control_plane: ControlPlane, crd: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("schemas")
     with control_plane.client() as client:
         assert schemas.write(client, directory) > 100
-    yield directory
+    return directory
 
 
 def kubeconform(schema_directory: Path, *files: Path) -> subprocess.CompletedProcess[str]:
@@ -83,10 +80,7 @@ def test_kubeconform_takes_them_by_the_servers_own_schemas(manifests: Path, sche
     done = kubeconform(schema_directory, *files)
     assert done.returncode == 0, done.stdout + done.stderr
     count = sum(len([one for one in yaml.safe_load_all(path.read_text()) if one]) for path in files)
-    assert (
-        f"{count} resources found in {len(files)} files - Valid: {count}, Invalid: 0, Errors: 0, Skipped: 0"
-        in done.stdout
-    )
+    assert f"{count} resources found in {len(files)} files - Valid: {count}, Invalid: 0, Errors: 0" in done.stdout
 
 
 @pytest.mark.parametrize(

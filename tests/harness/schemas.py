@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.harness.objects import wait_for
+
+from cai_operator.api import API_VERSION
 
 LOCATION = "{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 """How files are called, in kubeconform's own words."""
@@ -22,12 +25,13 @@ def write(client: httpx.Client, directory: Path) -> int:
     """Write the schema of every kind the server has; how many there are."""
     found = 0
     for document in _documents(client):
-        definitions = {
-            name: strict(schema) for name, schema in document.get("components", {}).get("schemas", {}).items()
-        }
+        published = document.get("components", {}).get("schemas", {})
+        definitions = {name: strict(schema) for name, schema in published.items()}
         for name, schema in definitions.items():
             for kind in schema.get("x-kubernetes-group-version-kind", ()):
-                file = f"{kind['group']}_{kind['kind'].lower()}_{kind['version']}.json"
+                # the group of what has none is its version, for kubeconform
+                group = kind["group"] or kind["version"]
+                file = f"{group}_{kind['kind'].lower()}_{kind['version']}.json"
                 whole = {"$ref": f"#/definitions/{name}", "definitions": definitions}
                 (directory / file).write_text(json.dumps(whole), encoding="utf-8")
                 found += 1
@@ -35,7 +39,12 @@ def write(client: httpx.Client, directory: Path) -> int:
 
 
 def _documents(client: httpx.Client) -> list[dict[str, Any]]:
-    paths: Mapping[str, Any] = client.get("/openapi/v3").raise_for_status().json()["paths"]
+    def published() -> Mapping[str, Any]:
+        found: Mapping[str, Any] = client.get("/openapi/v3").raise_for_status().json()["paths"]
+        return found
+
+    # of a resource that was just defined it comes a moment later
+    paths = wait_for(published, f"the schema of {API_VERSION}", lambda found: f"apis/{API_VERSION}" in found)
     versions = [one["serverRelativeURL"] for name, one in paths.items() if name.startswith(("api/v1", "apis/"))]
     return [client.get(path).raise_for_status().json() for path in versions]
 

@@ -10,7 +10,7 @@ from tests.harness import binaries
 from tests.harness.pipelines import merged
 
 from cai_operator.manifests.site import Site
-from cai_operator.render import manifests_by_node
+from cai_operator.render import as_yaml, manifests_by_node
 from cai_operator.validation import parse_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -40,4 +40,5 @@ def _write_pipeline(directory: Path, name: str, document: dict[str, object]) -> 
     (directory / f"pipeline-{name}.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     groups = manifests_by_node(parse_pipeline(document), {}, SITE)
     made = [manifest for _, manifests in groups for manifest in manifests]
-    (directory / f"made-{name}.yaml").write_text(yaml.safe_dump_all(made), encoding="utf-8")
+    # as `cai render` writes it: other YAML readers take 3e-05 for a number
+    (directory / f"made-{name}.yaml").write_text("---\n".join(map(as_yaml, made)), encoding="utf-8")
