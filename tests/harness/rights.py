@@ -160,7 +160,7 @@ def removal_table(plane: ControlPlane) -> list[Row]:
             wait_for(lambda its=place: TRIALS[its.right].meanwhile(its), f"{place.right}: what is done meanwhile")
         for place in shared:
             wait_for(lambda its=place: TRIALS[its.right].is_broken(its), f"something to be lost without {place.right}")
-        shown = {place.right: "log or condition" if place.is_told() else "nothing" for place in places}
+        shown = {place.right: "log or `Degraded`" if place.is_told() else "nothing" for place in places}
         one.kill()
         for place in places:
             _bind(place.api, home, without=None)

@@ -58,7 +58,7 @@ def strict(schema: Any) -> Any:
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: strict(part) for name, part in schema.items() if name != "default"}
+    made = {name: strict(part) for name, part in schema.items()}
     if isinstance(schema.get("$ref"), str):
         made["$ref"] = schema["$ref"].replace(_REFERENCE, "#/definitions/")
     is_open = "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
