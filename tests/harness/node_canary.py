@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.harness import node_files
 from tests.harness.canary import Canaries, ProcessWatch
 from tests.harness.installed import Run, jobs_image, operator_log
 from tests.harness.objects import Api
@@ -22,7 +23,7 @@ from cai_operator.names import KIND_LABEL, NODE_LABEL
 SECRET = ObjectKind("v1", "Secret", "secrets")
 JUDGE = Path(__file__).with_name("keyed_judge.py")
 JUDGE_PORT = 5998
-LOGS = Path("/var/log/pods")
+LOGS = node_files.ROOT / "pod-logs"
 _POD_UID = re.compile(r"/pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
 
 
