@@ -282,3 +282,16 @@ def test_a_key_that_an_answer_quotes_is_not_kept() -> None:
 
 def _key() -> dict[str, str]:
     return {"Authorization": f"Bearer {KEY}"}
+
+
+def test_a_key_that_no_header_can_hold_is_not_told() -> None:
+    """Of a Secret that was made of a file with a line break at its end."""
+
+    async def use(server: Remote) -> str:
+        with pytest.raises(InputError) as caught:
+            await server.call("POST", "/x", {})
+        return f"{caught.value} {caught.value.__cause__!r}"
+
+    said = ask(lambda _: Reply({}), use, headers={"Authorization": f"Bearer {KEY}\n"})
+    assert "cannot be written" in said
+    assert KEY not in said
