@@ -81,7 +81,7 @@ class Metadata(Model):
     name: ObjectName = Field(
         description="The pipeline's name; names of children and artifact directories start with it."
     )
-    namespace: str = Field(default="default", description="The namespace it lives in.")
+    namespace: ObjectName = Field(default="default", description="The namespace it lives in.")
     uid: str | None = Field(default=None, description="Set by the API server.")
     generation: int | None = Field(default=None, description="Set by the API server: counts changes of the spec.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels.")

@@ -20,6 +20,8 @@ COMMUNICATION_PATTERN = r"^(NCCL|TORCH_NCCL|GLOO|TP|UCX|FI|SHARP|IBV|RDMAV)_[A-Z
 GPU = "nvidia.com/gpu"
 ARGO_CD = "argocd.argoproj.io/"
 """What labels and annotations begin with by which Argo CD knows, and is told about, what it deploys itself."""
+APP_ARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/program"
+"""By which a pod could have its only container run without AppArmor, or under another profile than the runtime's."""
 
 INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 

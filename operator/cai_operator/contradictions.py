@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from cai_operator.api import CAIPipeline, Spec, Stage
-from cai_operator.api_base import ARGO_CD, GPU, INTERFACE_VARIABLES, Interconnect, PanelJudge, PodTemplate, Source
+from cai_operator.api_base import (
+    APP_ARMOR_ANNOTATION,
+    ARGO_CD,
+    GPU,
+    INTERFACE_VARIABLES,
+    Interconnect,
+    PanelJudge,
+    PodTemplate,
+    Source,
+)
 from cai_operator.api_stages import Judging
 from cai_operator.engines import hf_options, options
 from cai_operator.engines.hf_options import PROGRAMS
@@ -146,6 +155,8 @@ def _templates(spec: Spec) -> Iterator[Problem]:
             if found := [key for key in given or {} if key.startswith(ARGO_CD)]:
                 wanted = "on the pipeline's own metadata: pods are the operator's, not Argo CD's"
                 yield Problem(f"{where}.{field}", " and ".join(found), wanted)
+        if APP_ARMOR_ANNOTATION in (template.annotations or {}):
+            yield Problem(f"{where}.annotations", APP_ARMOR_ANNOTATION, "others: pods keep the runtime's profile")
         if template.interconnect is not None:
             yield from _interconnect(f"{where}.interconnect", template.interconnect)
 

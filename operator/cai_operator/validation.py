@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -49,6 +49,8 @@ def parse_pipeline(document: Mapping[str, Any]) -> CAIPipeline:
         unknown = tuple(error["loc"] for error in errors if error["type"] == "extra_forbidden")
         raise InvalidResource(tuple(_without_repetition(problems)), unknown) from None
     problems.extend(contradictions(pipeline))
+    told = {problem.path for problem in problems}
+    problems.extend(problem for problem in _unusable_texts("spec", given["spec"]) if problem.path not in told)
     if problems:
         raise InvalidResource(tuple(problems))
     return pipeline
@@ -71,6 +73,19 @@ def parse_served(document: Mapping[str, Any]) -> tuple[CAIPipeline, tuple[str, .
         if not unknown or not all(drop(known, location) for location in unknown):
             raise
     return parse_pipeline(known), tuple(map(path_text, unknown))
+
+
+def _unusable_texts(path: str, value: Any) -> Iterator[Problem]:
+    """Texts no command line can hold: a null character ends an argument, and argparse drops a lone `--`."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unusable_texts(path, str(name))
+            yield from _unusable_texts(f"{path}.{name}", item)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _unusable_texts(f"{path}[{place}]", item)
+    elif isinstance(value, str) and ("\0" in value or value == "--"):
+        yield Problem(path, shown(value), "text without null characters that is not -- alone: programs are handed it")
 
 
 def _problem(error: Any) -> Problem:

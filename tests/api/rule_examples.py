@@ -75,6 +75,9 @@ def in_every_interconnect(field: str, **settings: Any) -> tuple[tuple[str, Chang
     )
 
 
+UNCONFINED: Change = {
+    "template": {"annotations": {"container.apparmor.security.beta.kubernetes.io/program": "unconfined"}}
+}
 NCCL_DEBUG = {"name": "NCCL_DEBUG", "value": "INFO"}
 JUDGING = "spec.stages.rlData.judging"
 HUB = {"huggingFace": {"repo": "a/b"}}
@@ -301,6 +304,13 @@ EXAMPLES: dict[str, Example] = {
         (interconnect(devices=[{"resource": "nvidia.com/mlnxnics"}]),),
         in_every_interconnect(
             "devices[1].resource", devices=[{"resource": "rdma/hca"}, {"resource": "nvidia.com/gpu", "count": 8}]
+        ),
+    ),
+    "appArmorOfTheRuntime": Example(
+        ({"template": {"annotations": {"team": "red"}}},),
+        (
+            ("spec.template.annotations", UNCONFINED),
+            *((f"spec.stages.{name}.template.annotations", stages(**{name: UNCONFINED})) for name in STAGES),
         ),
     ),
     "variableOnce": Example(

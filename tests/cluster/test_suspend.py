@@ -1,13 +1,20 @@
-"""A pipeline that is suspended in the middle of training gives up every pod, and goes on later where it stopped."""
+"""A pipeline that is suspended in the middle of training gives up every pod, and goes on later where it stopped.
+
+It has a judge that wants a key, and every other Secret a pipeline can name: their values are searched everywhere.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
+from tests.harness import node_canary
+from tests.harness.canary import Canaries
 from tests.harness.cluster import Cluster
 from tests.harness.installed import SMALL, Run, Start
-from tests.harness.objects import wait_for
+from tests.harness.objects import Api, wait_for
 
 from cai_operator.manifests.kinds import DEPLOYMENT
 
@@ -17,10 +24,19 @@ ENDED = ("Succeeded", "Failed")
 
 
 def test_a_suspended_training_goes_on_where_it_stopped(
-    operator: Cluster, namespace: str, start: Start, undisturbed: Run
+    operator: Cluster, namespace: str, start: Start, undisturbed: Run, tmp_path: Path
 ) -> None:
-    run = start(SMALL, namespace)
-    run.until("a step of ppo", lambda: run.trained("ppo") > 0)
+    canaries = Canaries("ngc", "hub", "registry")
+    manifest = tmp_path / "with-secrets.yaml"
+    manifest.write_text(yaml.safe_dump(node_canary.with_secrets(yaml.safe_load(SMALL.read_text()), namespace)))
+    with operator.client() as client:
+        node_canary.prepare(Api(client, namespace), canaries)
+    run = start(manifest, namespace)
+    with node_canary.watched(run, canaries) as watch:
+        run.until("rows of rlData", lambda: run.journalled("rlData") > 1)
+        node_canary.search(run, canaries)
+        run.until("a step of ppo", lambda: run.trained("ppo") > 0)
+    node_canary.search(run, canaries)
     _suspend(run, True)
     run.until_phase("Suspended")
     assert run.api.condition("small", "Suspended")["status"] == "True"
@@ -40,6 +56,12 @@ def test_a_suspended_training_goes_on_where_it_stopped(
     assert progress[0]["done"] == saved
     undisturbed.until_phase("Succeeded")
     assert run.rows() == undisturbed.rows()
+
+    node_canary.search(run, canaries)
+    print(canaries.table())
+    assert canaries.found == []
+    assert watch.holders == {"ngc": {"rlData/job"}, "hub": {"models/job", "datasets/job"}}
+    assert min(canaries.searched.values()) > 2
 
 
 def _suspend(run: Run, value: bool) -> None:

@@ -204,6 +204,18 @@ class FaultProxy:
 
         self._add(matches, act, times)
 
+    def answer_where_allowed(self, text: str, matches: Matcher) -> None:
+        """Answer requests that the API server does not forbid with `text`, as a kubelet would that it has not."""
+
+        async def act(http: web.Request, request: Request) -> web.StreamResponse:
+            response = await self._forward(http, request)
+            if request.status == 403:
+                return response
+            request.status = 200
+            return web.Response(text=text)
+
+        self._add(matches, act, None)
+
     def cut(self, matches: Matcher, *, times: int | None = None) -> None:
         """Close the connection of matching requests without a word; they do not reach the API server."""
 

@@ -34,6 +34,7 @@ KEEPALIVE_S = 4.0
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 SUSPECT_STATUS = frozenset({500, 504})
 SUSPECT_FAILURES = 10
+SHORTEST_SECRET = 8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -133,7 +134,8 @@ class Remote:
         base: scheme, host and port; paths are appended.
         request_timeout_s: how long one request may take.
         retry_budget_s: how long to go on trying from a first failure to the server's next answer.
-        headers: sent with every request; never printed.
+        headers: sent with every request; never printed, and taken out of what comes back: a server that refuses a key
+            may quote it.
         proxied: whether a proxy the environment names is used; never for this machine's own addresses.
         retries: attempts beyond each call's first.
     """
@@ -157,6 +159,7 @@ class Remote:
         if not usable:
             raise InputError(f"{self.what}: {self.base!r} is no http or https address")
         self._patience = Patience(f"{self.what} {self.base}", self.retry_budget_s)
+        self._secrets = _secrets(self.headers)
         self._proxy = _proxy(parts.scheme, parts.hostname or "") if self.proxied else None
 
     async def __aenter__(self) -> Self:
@@ -215,7 +218,7 @@ class Remote:
         url = self.base + path
         try:
             async with self._open().request(method, url, data=data, proxy=self._proxy, allow_redirects=False) as answer:
-                content = await answer.read()
+                content = self._without_secrets(await answer.read())
         except aiohttp.ClientConnectorCertificateError as problem:
             raise InputError(f"{self.what} {self.base}: its certificate is not to be trusted: {problem}") from problem
         except aiohttp.ServerTimeoutError as problem:
@@ -232,6 +235,11 @@ class Remote:
             return quick_json.load(content)
         except ValueError as problem:
             raise TryAgainError(f"its answer is not JSON: {_excerpt(content)!r}", suspect=True) from problem
+
+    def _without_secrets(self, content: bytes) -> bytes:
+        for secret in self._secrets:
+            content = content.replace(secret, b"***")
+        return content
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -250,9 +258,16 @@ class Remote:
                 f"status {answer.status} {sentence}".strip(), _retry_after(answer), answer.status in SUSPECT_STATUS
             )
         if answer.status < 400:
-            sentence = f"it has moved to {answer.headers.get('Location', 'another address')}; give that address"
+            moved = answer.headers.get("Location", "another address").encode()
+            sentence = f"it has moved to {self._without_secrets(moved).decode()}; give that address"
         reason = f"refused ({answer.status}): {sentence}"
         raise RefusedError(f"{self.what} {self.base}{path} {reason}", answer.status, reason)
+
+
+def _secrets(headers: Mapping[str, str]) -> tuple[bytes, ...]:
+    """What may not come back: the credentials of an Authorization header, unless they are as short as any word."""
+    credentials = headers.get("Authorization", "").rpartition(" ")[2]
+    return (credentials.encode(),) if len(credentials) >= SHORTEST_SECRET else ()
 
 
 def _socket(address: Any) -> socket.socket:

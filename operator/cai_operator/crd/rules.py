@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai_operator.api import DEFAULT_CLAIM_SIZE
-from cai_operator.api_base import ARGO_CD, GPU, INTERFACE_VARIABLES, Constitution, DatasetSource, ModelSource, Source
+from cai_operator.api_base import (
+    APP_ARMOR_ANNOTATION,
+    ARGO_CD,
+    GPU,
+    INTERFACE_VARIABLES,
+    Constitution,
+    DatasetSource,
+    ModelSource,
+    Source,
+)
 from cai_operator.contradictions import LONGEST_PIPELINE_NAME
 from cai_operator.stages import EXPORTING_STAGES, STAGE_NEEDS, STAGES, TRAINING_STAGES
 
@@ -348,6 +357,13 @@ RULES: tuple[Rule, ...] = (
         tuple(f"{template}.interconnect.devices[].resource" for template in _TEMPLATES),
         f"self != '{GPU}'",
         "GPUs are asked for by gpusPerNode; take this device away",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "appArmorOfTheRuntime",
+        tuple(f"{template}.annotations" for template in _TEMPLATES),
+        f"!('{APP_ARMOR_ANNOTATION}' in self)",
+        f"pods keep the runtime's AppArmor profile; take {APP_ARMOR_ANNOTATION} away",
         reason="FieldValueForbidden",
     ),
     Rule(

@@ -7,7 +7,7 @@ comes only with the base model's own config. Grammar: https://hydra.cc/docs/adva
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cai_operator.engines.options import OptionProblem
@@ -19,6 +19,8 @@ Settings = Mapping[str, Any]
 _KEY = re.compile(r"(?:\+\+?)?[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 # what Hydra takes without quotes; a text beyond it is quoted, so that no character of it is grammar
 _PLAIN = re.compile(r"[A-Za-z0-9_./@?*+%-]+")
+# OmegaConf computes what quotes hold, too: ${model.x} is another setting, ${oc.env:HF_TOKEN} would be the hub's token
+_COMPUTED = re.compile(r"\$\{(?![A-Za-z0-9_.]+\})")
 _FORMS = "a dotted name such as model.optim.lr, with ++ before it where the program's config file lacks it"
 
 
@@ -55,6 +57,8 @@ def check(overrides: Mapping[str, Any], ours: Settings, owned: Mapping[str, str]
             yield OptionProblem(option, '"???"', "a value: ??? is how Hydra writes that one is missing")
         elif not _is_line(value):
             yield OptionProblem(option, shown(value), "text without line breaks or other control characters")
+        elif _is_computed(value):
+            yield OptionProblem(option, shown(value), "a value, or another setting's as ${model.encoder_seq_length}")
         seen.setdefault(name, option)
 
 
@@ -107,6 +111,13 @@ def _instead(name: str, owned: Mapping[str, str]) -> str | None:
     return None
 
 
+def _is_computed(value: Any) -> bool:
+    return any(isinstance(item, str) and _COMPUTED.search(item) for item in _items(value))
+
+
 def _is_line(value: Any) -> bool:
-    items = value if isinstance(value, list | tuple) else [value]
-    return all(not isinstance(item, str) or item.isprintable() for item in items)
+    return all(not isinstance(item, str) or item.isprintable() for item in _items(value))
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]

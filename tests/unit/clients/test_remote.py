@@ -242,3 +242,56 @@ def test_what_cannot_stand_in_a_header_is_told_without_it() -> None:
 def test_an_address_that_is_none_is_told_at_once(base: str) -> None:
     with pytest.raises(InputError, match="is no http or https address"):
         Remote("judge", base)
+
+
+KEY = "nvapi-9f31c0ffee"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply({"error": {"message": f"Incorrect API key provided: {KEY}"}}, 401),
+        Reply(text=f"<p>no such key as {KEY}</p>", status=403),
+        Reply(text=f"the key {KEY} has used up its quota", status=429),
+        Reply({"detail": [{"input": f"Bearer {KEY}"}]}, 422),
+        Reply(text=f"Bearer {KEY} is no JSON"),
+        Reply("", 307, {"Location": f"https://elsewhere/?key={KEY}"}),
+    ],
+    ids=lambda reply: str(reply.status),
+)
+def test_a_key_that_the_server_quotes_is_not_told(reply: Reply) -> None:
+    async def use(server: Remote) -> str:
+        with pytest.raises((RefusedError, RetryableError, InputError)) as caught:
+            await server.call("POST", "/x", {})
+        problems: list[BaseException | None] = [caught.value]
+        while problems[-1] is not None:
+            problems.append(problems[-1].__cause__ or problems[-1].__context__)
+        return " ".join(f"{problem!r} {problem} {vars(problem)}" for problem in problems[:-1]) + repr(server)
+
+    said = ask(lambda _: reply, use, headers=_key(), retry_budget_s=0.01)
+    assert KEY not in said
+    assert reply.status == 200 or "***" in said
+
+
+def test_a_key_that_an_answer_quotes_is_not_kept() -> None:
+    async def use(server: Remote) -> None:
+        assert await server.call("POST", "/x", {}) == {"content": "you sent Bearer ***"}
+
+    ask(lambda call: Reply({"content": f"you sent {call.headers['Authorization']}"}), use, headers=_key())
+
+
+def _key() -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEY}"}
+
+
+def test_a_key_that_no_header_can_hold_is_not_told() -> None:
+    """Of a Secret that was made of a file with a line break at its end."""
+
+    async def use(server: Remote) -> str:
+        with pytest.raises(InputError) as caught:
+            await server.call("POST", "/x", {})
+        return f"{caught.value} {caught.value.__cause__!r}"
+
+    said = ask(lambda _: Reply({}), use, headers={"Authorization": f"Bearer {KEY}\n"})
+    assert "cannot be written" in said
+    assert KEY not in said

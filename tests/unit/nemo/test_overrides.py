@@ -109,6 +109,12 @@ def problem(pipeline, **stages):
             "a value: ??? is how Hydra writes that one is missing",
         ),
         (
+            {"sft": {"overrides": {"model.name": "${oc.env:HF_TOKEN}"}}},
+            "sft.overrides.model.name",
+            '"${oc.env:HF_TOKEN}"',
+            "a value, or another setting's as ${model.encoder_seq_length}",
+        ),
+        (
             {"slData": {"overrides": {"port": 4}}},
             "slData.overrides.port",
             "an option the operator sets itself",

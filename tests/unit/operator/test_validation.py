@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cai_operator.api_base import APP_ARMOR_ANNOTATION
 from cai_operator.validation import InvalidResource, parse_pipeline, parse_served
 
 
@@ -36,6 +37,13 @@ SMALL = "lower case letters, digits, '-' and '.', with a letter or digit first a
             f"{STAGES}.slData.num_examples",
             "an unknown field",
             "did you mean numExamples?",
+        ),
+        # what would loosen a pod
+        (
+            {"template": {"annotations": {APP_ARMOR_ANNOTATION: "unconfined"}}},
+            "spec.template.annotations",
+            APP_ARMOR_ANNOTATION,
+            "others: pods keep the runtime's profile",
         ),
         # wrong types and values
         ({"engine": "jax"}, "spec.engine", '"jax"', "one of nemo, hf"),
@@ -427,6 +435,27 @@ def test_one_mistake(document, spec, path, found, allowed):
 )
 def test_mistakes_outside_the_spec(document, fields, path):
     assert list(problems(document(**fields))) == [path]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"image": "a\0b"}, "spec.image"),
+        ({"judge": {"url": "http://j", "model": "--"}}, "spec.judge.model"),
+        ({"template": {"labels": {"a\0b": "c"}}}, "spec.template.labels"),
+        (
+            {"stages": {"slData": {"overrides": {"end_strings": ["a", "\0"]}}}},
+            f"{STAGES}.slData.overrides.end_strings[1]",
+        ),
+    ],
+)
+def test_text_that_no_command_line_can_hold(document, spec, path):
+    """The API server takes it: its schema would have to say so of every text."""
+    [(where, (_, allowed))] = problems(document(spec)).items()
+    assert (where, allowed) == (
+        path,
+        "text without null characters that is not -- alone: programs are handed it",
+    )
 
 
 def test_all_problems_are_told_at_once_as_lines(document):
