@@ -115,12 +115,12 @@ def test_a_policy_of_the_cluster_that_narrows_it_still_lets_a_pipeline_run() -> 
 
 
 def test_nothing_is_said_about_the_operators_pod() -> None:
-    """It listens for the kubelet's probe alone; a policy of the cluster may close it: docs/security.md."""
+    """It listens for the kubelet's probe and for Prometheus; the chart's policy opens these alone: docs/security.md."""
     manifests = [document for path in INSTALL.glob("*.yaml") for document in documents(path)]
     assert not [manifest for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
     (deployment,) = (manifest for manifest in manifests if manifest["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert [port["name"] for port in container["ports"]] == ["health"]
+    assert [port["name"] for port in container["ports"]] == ["health", "metrics"]
 
 
 def _manifest_in(page: str, line: str) -> Object:
