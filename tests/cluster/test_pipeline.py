@@ -23,7 +23,7 @@ from tests.harness.doc_shell import Shell
 from tests.harness.installed import DEPLOYMENT as OPERATOR
 from tests.harness.installed import SLOW_POLL_S, Run, Start, jobs_image
 from tests.harness.node_files import POD_USER
-from tests.harness.objects import wait_for
+from tests.harness.objects import Api, wait_for
 from tests.harness.pipelines import AFTER, EXAMPLE, JOBS, SERVERS
 
 from cai_jobs.contract import artifacts
@@ -70,10 +70,12 @@ class Moment:
 class Story:
     """A run from beginning to end: its Jobs at the end, and every pod of it as it was last seen.
 
-    `moments`: before and after the release was upgraded, and after it was rolled back.
+    `moments`: before and after the release was upgraded, and after it was rolled back; `elsewhere`: the namespace of a
+    pipeline that lies there through all of it.
     """
 
     run: Run
+    elsewhere: str
     jobs: dict[str, Object] = field(default_factory=dict)
     pods: dict[str, Object] = field(default_factory=dict)
     moments: dict[str, Moment] = field(default_factory=dict)
@@ -87,9 +89,13 @@ class Story:
 @pytest.fixture(scope="module")
 def story(operator: Cluster, start: Start, undisturbed: Run) -> Iterator[Story]:
     """The whole pocket example, watched until it is done; what other tests compare with is made meanwhile."""
-    with operator.namespace(RESTRICTED) as namespace, ThreadPoolExecutor(1) as helmsman:
-        operator.kubectl("apply", "-n", namespace, "-f", "-", stdin=PARKED)
-        story = Story(start(EXAMPLE, namespace))
+    with (
+        operator.namespace(RESTRICTED) as namespace,
+        operator.namespace(RESTRICTED) as elsewhere,
+        ThreadPoolExecutor(1) as helmsman,
+    ):
+        operator.kubectl("apply", "-n", elsewhere, "-f", "-", stdin=PARKED)
+        story = Story(start(EXAMPLE, namespace), elsewhere)
         story.moments["before"] = _moment(story)
         changes: dict[str, Future[None]] = {}
 
@@ -112,7 +118,7 @@ def _change(story: Story, change: str) -> None:
         installed.upgrade(story.run.cluster)
         # what only the newer definition knows
         new = json.dumps({"spec": {"template": {NEW_FIELD: "gvisor"}}})
-        words = ["patch", "caip", "parked", "-n", story.run.api.namespace, "--type=merge", f"--patch={new}"]
+        words = ["patch", "caip", "parked", "-n", story.elsewhere, "--type=merge", f"--patch={new}"]
         story.run.cluster.kubectl(*words)
     else:
         installed.rollback(story.run.cluster)
@@ -125,7 +131,11 @@ def _moment(story: Story) -> Moment:
     selector = f"--selector=app.kubernetes.io/name={OPERATOR}"
     pods = json.loads(cluster.kubectl("get", "pods", "-n", SYSTEM, selector, "-o", "json").stdout)["items"]
     (pod,) = (pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
-    return Moment(pod["metadata"]["uid"], f'"{NEW_FIELD}"' in definition, story.run.api.pipeline("parked"))
+    return Moment(
+        pod["metadata"]["uid"],
+        f'"{NEW_FIELD}"' in definition,
+        Api(story.run.api.client, story.elsewhere).pipeline("parked"),
+    )
 
 
 def test_the_release_was_upgraded_and_rolled_back_meanwhile(story: Story) -> None:
