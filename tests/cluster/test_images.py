@@ -172,7 +172,8 @@ def test_package_managers_left_nothing(container: Container) -> None:
 def test_nothing_is_there_to_build_with(container: Container) -> None:
     ours = list((container.root / "opt" / "cai").glob("lib/python*/site-packages/*"))
     assert len(ours) > 10
-    assert not {path.name for path in ours} & {"pip", "setuptools", "wheel"}
+    # setuptools is one of the locked packages: torch and tensorboard ask for it
+    assert not {path.name for path in ours} & {"pip", "wheel"}
     if is_nvidias(container):
         return  # its base brings compilers, for kernels that are built when they are first used
     programs = {path.name for path in container.files() if "bin" in path.parts}
