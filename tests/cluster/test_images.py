@@ -5,6 +5,7 @@ The last is built on a plain Debian in place of NVIDIA's image.
 
 import hashlib
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,17 @@ class Container:
             here = Path(directory).relative_to(self.root)
             links = [name for name in directories if (self.root / here / name).is_symlink()]
             yield from (here / name for name in [*names, *links])
+
+    def directories(self) -> Iterator[Path]:
+        """Every directory of the image, as paths from its root."""
+        for directory, directories, _ in os.walk(self.root):
+            here = Path(directory).relative_to(self.root)
+            yield from (here / name for name in directories if not (self.root / here / name).is_symlink())
+
+    def mode(self, path: Path) -> int:
+        """The permissions of a file or directory; none of a link, whose own say nothing."""
+        seen = (self.root / path).lstat().st_mode
+        return 0 if stat.S_ISLNK(seen) else stat.S_IMODE(seen)
 
 
 @pytest.fixture(scope="module", params=FLAVOURS)
@@ -131,6 +143,42 @@ def test_nothing_can_be_written_but_temporary_files(container: Container) -> Non
     assert ours == []
     done = container.run(container.python, "-c", "import pathlib; (pathlib.Path.home() / 'new').touch()")
     assert done.returncode == 0, done.stderr
+
+
+def test_no_program_gives_its_caller_rights(container: Container) -> None:
+    found = [path for path in container.files() if container.mode(path) & 0o6000]
+    assert found == []
+    assert sum(1 for _ in container.files()) > 1000
+
+
+def test_nothing_is_for_everybody_to_write(container: Container) -> None:
+    places = [*container.files(), *container.directories()]
+    # where nobody takes away what is another's
+    sticky = {path for path in places if container.mode(path) & 0o1000}
+    assert {str(path) for path in sticky} <= {"tmp", "var/tmp", "run/lock", "dev/shm"}
+    found = [path for path in places if container.mode(path) & 0o002 and path not in sticky]
+    assert [path for path in found if path.parts[0] not in ("proc", "dev")] == []
+    assert [path for path in container.directories() if lives_as(container.root / path, UID)] == []
+
+
+def test_package_managers_left_nothing(container: Container) -> None:
+    caches = ("var/lib/apt/lists", "var/cache/apt/archives", "root/.cache", "root/.npm", "tmp", "var/tmp")
+    left = [path for path in container.files() if str(path).startswith(tuple(f"{cache}/" for cache in caches))]
+    assert [path for path in left if path.name != "lock"] == []
+    histories = {".bash_history", ".python_history", ".ash_history", ".lesshst", ".wget-hsts", ".viminfo"}
+    assert [path for path in container.files() if path.name in histories] == []
+
+
+def test_nothing_is_there_to_build_with(container: Container) -> None:
+    ours = list((container.root / "opt" / "cai").glob("lib/python*/site-packages/*"))
+    assert len(ours) > 10
+    # setuptools is one of the locked packages: torch and tensorboard ask for it
+    assert not {path.name for path in ours} & {"pip", "wheel"}
+    if is_nvidias(container):
+        return  # its base brings compilers, for kernels that are built when they are first used
+    programs = {path.name for path in container.files() if "bin" in path.parts}
+    assert "python3" in programs
+    assert programs & {"gcc", "g++", "cc", "c++", "ld", "as", "make", "cmake", "git", "curl", "wget", "ssh"} == set()
 
 
 def lives_as(path: Path, uid: int) -> bool:
