@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("operator/cai_operator", "jobs/cai_jobs")
 FILES = (".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 KEPT = 2
+# in the place of NVIDIA's image, on Debian's torch; its files are below tests/
+STAND_INS = ("cluster/nemo/Dockerfile", "programs/nemo/stand_in*.py", "harness/stand_in_texts.py")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Base:
 
 
 PYTHON = Base("bookworm", ("ca-certificates", "python3", "python3-venv"))
+PYTHON_OF_TRIXIE = "python3.13"
 # stands in for NVIDIA's image as far as the build goes: a distribution without Python, but with a package python3.11
 NVIDIAS = Base("bookworm", ("ca-certificates",))
 BASES = {"operator": PYTHON, "jobs": PYTHON, "jobs-cpu": Base("trixie"), "nemo": NVIDIAS}
@@ -97,6 +100,38 @@ def build(*flavours: str) -> dict[str, Image]:
     Unavailable with a sentence where this machine cannot build images.
     """
     return {flavour: _image(flavour) for flavour in flavours}
+
+
+def nemo_on_stand_ins() -> Image:
+    """Our nemo image, built as a user builds it, on an image of torch and stand-ins of NVIDIA's programs.
+
+    In the storage of the CPU image, whose torch it shares. Unavailable where this machine cannot build images.
+    """
+    jobs = _image("jobs-cpu")
+    files = [ROOT / "images" / name for name in (FLAVOURS["nemo"].dockerfile, FLAVOURS["nemo"].lock, "build.py")]
+    files += [path for pattern in STAND_INS for path in sorted((ROOT / "tests").glob(pattern))]
+    source = _digest([jobs.archive.parent.name, *files, *(ROOT / name for name in FILES), *_sources()])
+    place = _cache() / "nemo-on-stand-ins"
+    image = Image("nemo", f"docker.io/library/{FLAVOURS['nemo'].tag}", place / f"{source}.docker.tar")
+    with locked(_cache() / "lock"):
+        if not image.archive.exists():
+            place.mkdir(exist_ok=True)
+            say("building cai-nemo:dev on stand-ins of NVIDIA's programs (about a minute)")
+            _build_on_stand_ins(image, Store(jobs.archive.parent))
+            _forget(sorted(place.glob("*.tar"), key=_age)[1:])
+    return image
+
+
+def _build_on_stand_ins(image: Image, store: Store) -> None:
+    debian = store.buildah("pull", "--quiet", f"docker-archive:{_base(BASES['jobs-cpu'])}")
+    build = ("build", "--layers", "--isolation", "chroot", "--network", "host", "--quiet", "--build-arg")
+    torch, nvidias = "localhost/cai-torch", "localhost/cai-nvidia-stand-in"
+    cpu = FLAVOURS["jobs-cpu"].dockerfile
+    store.buildah(*build, f"BASE={debian}", "--target", "torch", "-f", f"images/{cpu}", "-t", torch, ".")
+    store.buildah(*build, f"BASE={torch}", "-f", f"tests/{STAND_INS[0]}", "-t", nvidias, "tests")
+    words = ("nemo", "--builder", "buildah", "--base", nvidias, "--python", PYTHON_OF_TRIXIE)
+    store.run(sys.executable, "images/build.py", *words)
+    store.export(f"localhost/{FLAVOURS['nemo'].tag}", image.archive, image.reference)
 
 
 def files_of_base(flavour: str) -> dict[str, str]:
