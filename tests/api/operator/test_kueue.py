@@ -1,8 +1,8 @@
 """A job that Kueue admits, takes back and admits again; the test plays Kueue, by the fields it changes of a Job.
 
 https://kueue.sigs.k8s.io/docs/concepts/workload/ and, for what it writes into a Job, pkg/controller/jobs/job of its
-source: it suspends a Job as it is created, admitted lets it go with the node selector of its flavour, preempted suspends
-it again, with the template it had before.
+source: it suspends a Job as it is created, lets an admitted one go with the node selector of its flavour, and suspends
+a preempted one again, with the template it had before.
 """
 
 from __future__ import annotations
