@@ -103,7 +103,7 @@ def build(*flavours: str) -> dict[str, Image]:
 
 
 def nemo_on_stand_ins() -> Image:
-    """Our nemo image, built as a user builds it, on an image of torch and stand-ins of NVIDIA's programs.
+    """Our nemo image, built as a user builds it, on an image of torch, and stand-ins of NVIDIA's programs in it.
 
     In the storage of the CPU image, whose torch it shares. Unavailable where this machine cannot build images.
     """
@@ -124,14 +124,17 @@ def nemo_on_stand_ins() -> Image:
 
 def _build_on_stand_ins(image: Image, store: Store) -> None:
     debian = store.buildah("pull", "--quiet", f"docker-archive:{_base(BASES['jobs-cpu'])}")
-    build = ("build", "--layers", "--isolation", "chroot", "--network", "host", "--quiet", "--build-arg")
-    torch, nvidias = "localhost/cai-torch", "localhost/cai-nvidia-stand-in"
-    cpu = FLAVOURS["jobs-cpu"].dockerfile
-    store.buildah(*build, f"BASE={debian}", "--target", "torch", "-f", f"images/{cpu}", "-t", torch, ".")
-    store.buildah(*build, f"BASE={torch}", "-f", f"tests/{STAND_INS[0]}", "-t", nvidias, "tests")
-    words = ("nemo", "--builder", "buildah", "--base", nvidias, "--python", PYTHON_OF_TRIXIE)
+    build = ("build", "--layers", "--isolation", "chroot", "--network", "host", "--quiet")
+    torch, base, whole = (f"localhost/cai-nemo-test:{name}" for name in ("torch", "base", "whole"))
+    ours = f"localhost/{FLAVOURS['nemo'].tag}"
+    stand_ins = ("-f", f"tests/{STAND_INS[0]}", "--build-arg", f"TORCH={torch}")
+    cpu = ("-f", f"images/{FLAVOURS['jobs-cpu'].dockerfile}", "--build-arg", f"BASE={debian}")
+    store.buildah(*build, *cpu, "--target", "torch", "-t", torch, ".")
+    store.buildah(*build, *stand_ins, "--target", "base", "-t", base, "tests")
+    words = ("nemo", "--builder", "buildah", "--base", base, "--python", PYTHON_OF_TRIXIE)
     store.run(sys.executable, "images/build.py", *words)
-    store.export(f"localhost/{FLAVOURS['nemo'].tag}", image.archive, image.reference)
+    store.buildah(*build, *stand_ins, "--build-arg", f"OURS={ours}", "-t", whole, "tests")
+    store.export(whole, image.archive, image.reference)
 
 
 def files_of_base(flavour: str) -> dict[str, str]:
