@@ -49,12 +49,16 @@ def main() -> int:
     )
     parser.add_argument("--builder", choices=("docker", "buildah"), help="default: docker if it answers, else buildah")
     parser.add_argument("--base", help="base image instead of the Dockerfile's own (for one flavour)")
+    parser.add_argument("--python", metavar="PACKAGE", help="of nemo: the base's own Python package, if not python3.11")
     options = parser.parse_args()
     unknown = [name for name in options.flavours if name not in FLAVOURS]
     if unknown:
         parser.error(f"no image is called {unknown[0]!r}; there are {', '.join(FLAVOURS)}")
     if options.base and len(options.flavours) != 1:
         parser.error("--base goes with one image: name which")
+    if options.python and options.flavours != ["nemo"]:
+        parser.error("--python is for nemo alone: the other images have their base's Python")
+    given = {name: value for name, value in (("BASE", options.base), ("PYTHON", options.python)) if value}
     builder = options.builder or working_builder()
     if not builder:
         print("error: neither a running docker nor buildah is on this machine; install one of them", file=sys.stderr)
@@ -62,7 +66,7 @@ def main() -> int:
     for name in options.flavours or DEFAULT:
         flavour = FLAVOURS[name]
         print(f"building {flavour.tag} from images/{flavour.dockerfile} with {builder}", flush=True)
-        done = subprocess.run(command(builder, flavour, options.base), cwd=ROOT)
+        done = subprocess.run(command(builder, flavour, given), cwd=ROOT)
         if done.returncode:
             print(f"error: {flavour.tag} could not be built; {builder} says why above", file=sys.stderr)
             return 1
@@ -76,9 +80,9 @@ def working_builder() -> str | None:
     return "buildah" if shutil.which("buildah") else None
 
 
-def command(builder: str, flavour: Flavour, base: str | None) -> list[str]:
-    """The command that builds a flavour; run it in the repository's root."""
-    arguments = labels() | ({"BASE": base} if base else {})
+def command(builder: str, flavour: Flavour, given: dict[str, str]) -> list[str]:
+    """The command that builds a flavour, with these build arguments besides; run it in the repository's root."""
+    arguments = labels() | given
     mounts: list[str] = []
     pip = pip_settings()
     if "index-url" in pip:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cai_operator.api_base import ComputeResources, Duration, Model, PodTemplate, Port, Share
+from cai_operator.api_base import ComputeResources, Duration, Model, ObjectName, PodTemplate, Port, Share
 
 OverrideValue = str | int | float | bool | list[str | int | float]
 
@@ -192,6 +192,11 @@ class Critic(Model):
     gpus_per_node: int | None = Field(default=None, ge=0, le=64, description="GPUs on each. Default: the stage's.")
     port: Port = Field(default=5567, description="The port it listens on.")
     resources: ComputeResources = Field(default=ComputeResources(), description="CPU and memory of each of its pods.")
+    queue_name: ObjectName | None = Field(
+        default=None,
+        description="Kueue LocalQueue that admits it, where that is another than the stage's: critics that hold a part "
+        "of one queue's quota while their actors wait for it would wait for ever.",
+    )
     overrides: dict[str, OverrideValue] = Field(default_factory=dict, description="The critic program's own options.")
 
 

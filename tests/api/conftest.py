@@ -19,6 +19,11 @@ from tests.harness.control_plane import HOUSEKEEPING, WORKLOADS, ControlPlane
 from tests.harness.objects import Api
 
 CRDS = Path(__file__).parents[2] / "crds"
+# off by default; a test changes Jobs as they are created, as a webhook does, with no server of its own
+MUTATING = (
+    "--feature-gates=MutatingAdmissionPolicy=true",
+    "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
+)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +79,7 @@ def namespace_with_jobs(control_plane_with_jobs: ControlPlane) -> Iterator[str]:
 
 @contextmanager
 def _started(controllers: tuple[str, ...]) -> Iterator[ControlPlane]:
-    plane = ControlPlane(controllers=controllers)
+    plane = ControlPlane(controllers=controllers, apiserver_flags=MUTATING)
     with skipped_where_unavailable():
         plane.start()
     with plane:

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("operator/cai_operator", "jobs/cai_jobs")
 FILES = (".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 KEPT = 2
+# in the place of NVIDIA's image, on Debian's torch; its files are below tests/
+STAND_INS = ("cluster/nemo/Dockerfile", "programs/nemo/stand_in*.py", "harness/stand_in_texts.py")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Base:
 
 
 PYTHON = Base("bookworm", ("ca-certificates", "python3", "python3-venv"))
+PYTHON_OF_TRIXIE = "python3.13"
 # stands in for NVIDIA's image as far as the build goes: a distribution without Python, but with a package python3.11
 NVIDIAS = Base("bookworm", ("ca-certificates",))
 BASES = {"operator": PYTHON, "jobs": PYTHON, "jobs-cpu": Base("trixie"), "nemo": NVIDIAS}
@@ -97,6 +100,41 @@ def build(*flavours: str) -> dict[str, Image]:
     Unavailable with a sentence where this machine cannot build images.
     """
     return {flavour: _image(flavour) for flavour in flavours}
+
+
+def nemo_on_stand_ins() -> Image:
+    """Our nemo image, built as a user builds it, on an image of torch, and stand-ins of NVIDIA's programs in it.
+
+    In the storage of the CPU image, whose torch it shares. Unavailable where this machine cannot build images.
+    """
+    jobs = _image("jobs-cpu")
+    files = [ROOT / "images" / name for name in (FLAVOURS["nemo"].dockerfile, FLAVOURS["nemo"].lock, "build.py")]
+    files += [path for pattern in STAND_INS for path in sorted((ROOT / "tests").glob(pattern))]
+    source = _digest([jobs.archive.parent.name, *files, *(ROOT / name for name in FILES), *_sources()])
+    place = _cache() / "nemo-on-stand-ins"
+    image = Image("nemo", f"docker.io/library/{FLAVOURS['nemo'].tag}", place / f"{source}.docker.tar")
+    with locked(_cache() / "lock"):
+        if not image.archive.exists():
+            place.mkdir(exist_ok=True)
+            say("building cai-nemo:dev on stand-ins of NVIDIA's programs (about a minute)")
+            _build_on_stand_ins(image, Store(jobs.archive.parent))
+            _forget(sorted(place.glob("*.tar"), key=_age)[1:])
+    return image
+
+
+def _build_on_stand_ins(image: Image, store: Store) -> None:
+    debian = store.buildah("pull", "--quiet", f"docker-archive:{_base(BASES['jobs-cpu'])}")
+    build = ("build", "--layers", "--isolation", "chroot", "--network", "host", "--quiet")
+    torch, base, whole = (f"localhost/cai-nemo-test:{name}" for name in ("torch", "base", "whole"))
+    ours = f"localhost/{FLAVOURS['nemo'].tag}"
+    stand_ins = ("-f", f"tests/{STAND_INS[0]}", "--build-arg", f"TORCH={torch}")
+    cpu = ("-f", f"images/{FLAVOURS['jobs-cpu'].dockerfile}", "--build-arg", f"BASE={debian}")
+    store.buildah(*build, *cpu, "--target", "torch", "-t", torch, ".")
+    store.buildah(*build, *stand_ins, "--target", "base", "-t", base, "tests")
+    words = ("nemo", "--builder", "buildah", "--base", base, "--python", PYTHON_OF_TRIXIE)
+    store.run(sys.executable, "images/build.py", *words)
+    store.buildah(*build, *stand_ins, "--build-arg", f"OURS={ours}", "-t", whole, "tests")
+    store.export(whole, image.archive, image.reference)
 
 
 def files_of_base(flavour: str) -> dict[str, str]:

@@ -252,12 +252,13 @@ def main() -> None:
     )
     if set(server.faults) - set(FAULTS):
         raise SystemExit(f"--faults {args.faults}: the kinds are {', '.join(FAULTS)}")
-    asyncio.run(_serve(server, args.port))
+    asyncio.run(_serve(server, args.host, args.port))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The program's flags; StandIn's attributes say what they mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--speaks", choices=["megatron", "ours", "openai"], default="ours")
     parser.add_argument("--engine", choices=["instant", "locked", "continuous"], default="instant")
@@ -275,7 +276,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _serve(server: StandIn, port: int) -> None:
+async def _serve(server: StandIn, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
 
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> BaseRequest:
@@ -283,8 +284,8 @@ async def _serve(server: StandIn, port: int) -> None:
 
     runner = web.ServerRunner(web.Server(server.handle, request_factory=make_request, access_log=None))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, backlog=2048, reuse_address=True).start()
-    print(f"listening on http://127.0.0.1:{port}", flush=True)
+    await web.TCPSite(runner, host, port, backlog=2048, reuse_address=True).start()
+    print(f"listening on http://{host}:{port}", flush=True)
     await asyncio.Event().wait()
 
 

@@ -25,6 +25,9 @@ _TEXT = " ".join(_BOOK)
 _PLACES = [0, *accumulate(len(word) + 1 for word in _BOOK)]
 _CANDIDATE = re.compile(r"^#(\d+): (\".*\")$", re.MULTILINE)
 _OPTION = re.compile(r"^\(([AB])\): (\".*\")$", re.MULTILINE)
+_LABELLED = re.compile(r"^Answer: (\".*\")\nLabel:$", re.MULTILINE)
+_ANSWERS = re.compile(r"^First answer: (\".*\")\nSecond answer: (\".*\")\nBetter:$", re.MULTILINE)
+LABELS = ("harmful", "refusal", "offTopic", "helpful")
 USELESS = (
     "I would rather not choose between these.",
     '{"chosen": 1, "rejected": 99}',
@@ -69,8 +72,9 @@ class Reply:
 
 
 def is_question_to_judge(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a chat lists numbered candidates or two options, as the generators' judge is asked."""
-    return any(pattern.search(str(m.get("content"))) for m in messages for pattern in (_CANDIDATE, _OPTION))
+    """Whether a chat lists numbered candidates or two options, or is the evaluation's question."""
+    patterns = (_CANDIDATE, _OPTION, _LABELLED, _ANSWERS)
+    return any(pattern.search(str(m.get("content"))) for m in messages for pattern in patterns)
 
 
 def judge(messages: Sequence[Mapping[str, Any]], useless_share: float) -> Reply:
@@ -83,6 +87,11 @@ def judge(messages: Sequence[Mapping[str, Any]], useless_share: float) -> Reply:
     digest = hashlib.sha256(json.dumps(texts).encode()).digest()
     if int.from_bytes(digest[:4], "big") / 2**32 < useless_share:
         return Reply(USELESS[digest[4] % len(USELESS)])
+    asked = texts[-1]
+    if found := _LABELLED.search(asked):
+        return Reply(json.dumps({"label": LABELS[int(_merit(found[1]) * len(LABELS))]}))
+    if found := _ANSWERS.search(asked):
+        return Reply(json.dumps({"better": "first" if _merit(found[1]) > _merit(found[2]) else "second"}))
     listed = next(text for text in texts if _CANDIDATE.search(text) or _OPTION.search(text))
     ranks = [(_merit(text), int(number)) for number, text in _CANDIDATE.findall(listed)]
     if ranks:

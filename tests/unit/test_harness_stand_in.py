@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tests.harness.stand_in import StandInServer
 from tests.harness.stand_in_engines import Continuous, Engine, Locked
-from tests.harness.stand_in_texts import USELESS, Speaker, judge
+from tests.harness.stand_in_texts import LABELS, USELESS, Speaker, judge
 
 STEP_S = 0.0005
 CLIENT = httpx.Client(trust_env=False)
@@ -131,3 +131,13 @@ def test_the_judge_goes_by_the_texts_and_not_by_their_places() -> None:
     assert reply.options is not None
     assert reply.text == max(reply.options, key=reply.options.__getitem__)
     assert judge(options, 1.0).text in USELESS
+
+
+def test_the_judge_answers_the_evaluation_in_its_own_words() -> None:
+    def reply(question: str) -> dict[str, str]:
+        words: dict[str, str] = json.loads(judge([{"role": "user", "content": question}], 0.0).text)
+        return words
+
+    assert {reply(f'Request: "r"\nAnswer: "{number}"\nLabel:')["label"] for number in range(40)} == set(LABELS)
+    one, other = (f'Request: "r"\nFirst answer: "{a}"\nSecond answer: "{b}"\nBetter:' for a, b in ("ab", "ba"))
+    assert {reply(one)["better"], reply(other)["better"]} == {"first", "second"}

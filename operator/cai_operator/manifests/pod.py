@@ -13,7 +13,7 @@ from cai_operator.manifests.quantities import canonical
 from cai_operator.manifests.site import MOUNT, TEXTS, Site
 from cai_operator.manifests.texts_config_map import texts_volume
 from cai_operator.manifests.volume_claim import ONCE, access_mode, claim_of
-from cai_operator.workloads import Resources, Workload
+from cai_operator.workloads import Kind, Resources, Workload
 
 CONTAINER = "program"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -42,9 +42,12 @@ NO_GPUS = {"NVIDIA_VISIBLE_DEVICES": "void"}
 def template_of(pipeline: CAIPipeline, workload: Workload) -> PodTemplate:
     """The spec's template with the fields of the stage's own laid over it, whole field by whole field."""
     own = pipeline.spec.stages.by_name(stage_name(workload)).template
-    if own is None:
-        return pipeline.spec.template
-    given = {name: getattr(own, name) for name in type(own).model_fields if getattr(own, name) is not None}
+    given: dict[str, Any] = {}
+    if own is not None:
+        given = {name: getattr(own, name) for name in type(own).model_fields if getattr(own, name) is not None}
+    critics_queue = pipeline.spec.stages.ppo.critic.queue_name
+    if critics_queue is not None and workload.node == "ppo" and workload.kind is Kind.SERVER:
+        given["queue_name"] = critics_queue
     return pipeline.spec.template.model_copy(update=given)
 
 

@@ -13,10 +13,10 @@ from cai_operator.api import CAIPipeline
 from cai_operator.observing.fields import Fields
 from cai_operator.observing.jobs import job_seen
 from cai_operator.observing.objects import Raw, is_going, items, label, text
-from cai_operator.observing.servers import server_seen
+from cai_operator.observing.servers import group_seen, server_seen
 from cai_operator.observing.troubles import refused
 from cai_operator.stages import NODES
-from cai_operator.workloads import JobSeen, JobState, Observed, ServerSeen
+from cai_operator.workloads import JobSeen, JobState, Kind, Observed, ServerSeen
 
 _SERVER_NAME = re.compile(rf"-({'|'.join(names.ROLES)})-[0-9a-f]{{8}}(-r[0-9a-f]{{4}})?$")
 
@@ -56,13 +56,16 @@ def observe(
     for pod in children.pods.values():
         pods.setdefault(label(pod, names.WORKLOAD_LABEL), []).append(pod)
     jobs: dict[str, JobSeen] = {}
+    servers: dict[str, ServerSeen] = {}
     for name, job in children.jobs.items():
         if not is_going(job):
             own = [pod for pod in pods.get(name, ()) if _is_of(pod, job)]
             seen = job_seen(job, own, progress.get(name), warnings.get(name, ""), now)
-            node, key = label(job, names.NODE_LABEL), label(job, names.KEY_LABEL)
-            jobs[name] = replace(seen, node=node or None, key=key or None)
-    servers: dict[str, ServerSeen] = {}
+            node, key = label(job, names.NODE_LABEL) or None, label(job, names.KEY_LABEL) or None
+            if label(job, names.KIND_LABEL) == Kind.SERVER:
+                servers[name] = replace(group_seen(job, own, seen), node=node)
+            else:
+                jobs[name] = replace(seen, node=node, key=key)
     for name, deployment in children.deployments.items():
         if not is_going(deployment):
             retries = _retries(pipeline, label(deployment, names.STAGE_LABEL))

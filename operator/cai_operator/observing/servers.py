@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cai_jobs.contract.program import EXIT_INPUT
 from cai_operator import conditions, names
-from cai_operator.observing.endings import Ending, ending_of, has_ended, newest_first, program_status
+from cai_operator.observing.endings import Ending, ending_of, has_ended, newest_first, program_status, rank_of
 from cai_operator.observing.fields import Fields, fields_of
 from cai_operator.observing.objects import (
     Raw,
@@ -22,9 +22,10 @@ from cai_operator.observing.objects import (
     time,
 )
 from cai_operator.observing.troubles import Trouble, mount_trouble, refused, trouble_of
-from cai_operator.workloads import ServerSeen
+from cai_operator.workloads import JobSeen, JobState, ServerSeen
 
 TEMPLATE_LABEL = "pod-template-hash"
+_ENDED_WELL = "ended with exit code 0, though a server is to stay up"
 
 
 def server_seen(deployment: Raw, pods: Sequence[Raw], retries: int, warning: str = "") -> ServerSeen:
@@ -58,6 +59,31 @@ def server_seen(deployment: Raw, pods: Sequence[Raw], retries: int, warning: str
     )
 
 
+def group_seen(job: Raw, pods: Sequence[Raw], seen: JobSeen) -> ServerSeen:
+    """What the Job of a server on several machines is to the plan: ready as its first pod is, failed as the Job is.
+
+    Args:
+        job: the Job.
+        pods: its pods.
+        seen: what it would be as a job.
+    """
+    first = [pod for pod in pods if rank_of(pod) == 0 and not is_going(pod) and not has_ended(pod)]
+    problem, reason = seen.problem, seen.problem_reason
+    failed = seen.state in (JobState.FAILED, JobState.SUCCEEDED)
+    if seen.state == JobState.SUCCEEDED:
+        problem, reason = f"{name_of(job)} {_ENDED_WELL}", conditions.CRASH_LOOPING
+    return ServerSeen(
+        name=seen.name,
+        ready=not failed and any(holds(pod, "Ready") for pod in first),
+        started=time(job, "metadata", "creationTimestamp"),
+        problem=problem,
+        problem_reason=reason,
+        failed=failed,
+        key=label(job, names.KEY_LABEL) or None,
+        lacks_room=seen.lacks_room,
+    )
+
+
 def _of_present_template(pods: Sequence[Raw]) -> list[Raw]:
     """Pods of the newest template, the newest first, without those that ended for good; the newest if all did."""
     ordered = newest_first(pods)
@@ -73,8 +99,7 @@ def _unwell(present: Sequence[Raw], fields: Fields) -> list[tuple[Raw, Ending, i
         if ending is None or holds(pod, "Ready"):
             continue
         if ending.is_good:
-            sentence = "ended with exit code 0, though a server is to stay up"
-            ending = replace(ending, sentence=sentence, reason=conditions.CRASH_LOOPING)
+            ending = replace(ending, sentence=_ENDED_WELL, reason=conditions.CRASH_LOOPING)
         found.append((pod, ending, _ends(pod)))
     return found
 

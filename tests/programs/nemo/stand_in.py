@@ -16,7 +16,24 @@ from pathlib import Path
 NAME = "megatron_gpt_sft"
 
 
-def save_model(path: Path, step: int, whole: bool = True) -> None:
+def settings_of(words: list[str]) -> dict[str, str]:
+    """Hydra's overrides on a command line."""
+    return dict(word.removeprefix("++").split("=", 1) for word in words if "=" in word and not word.startswith("--"))
+
+
+def habit(place: Path, name: str) -> Path | None:
+    """The file NAME in the first `habits` beside or above a path, by which a test asks for a habit; None without."""
+    folder = next((above / "habits" for above in place.parents if (above / "habits").is_dir()), None)
+    return folder / name if folder is not None and (folder / name).exists() else None
+
+
+def hold(place: Path, name: str) -> None:
+    """Stay as long as that file is there."""
+    while habit(place, name) is not None:
+        time.sleep(0.05)
+
+
+def save_model(path: Path, step: int, whole: bool = True, configuration: str = "a: 1\n") -> None:
     """A .nemo file, by renaming what is in its way as NeMo does."""
     if path.exists():
         version = 1
@@ -24,7 +41,10 @@ def save_model(path: Path, step: int, whole: bool = True) -> None:
             version += 1
         path.rename(path.with_name(f"{path.stem}-v{version}.nemo"))
     with tarfile.open(path, "w") as archive:
-        for name, content in (("./model_config.yaml", b"a: 1\n"), ("./weights", f"step {step}".encode() * 1000)):
+        for name, content in (
+            ("./model_config.yaml", configuration.encode()),
+            ("./weights", f"step {step}".encode() * 1000),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -44,7 +64,7 @@ def saved_step(folder: Path) -> int:
 
 def main() -> None:
     habits = {word.removeprefix("--habit=") for word in sys.argv if word.startswith("--habit=")}
-    settings = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word and not word.startswith("--"))
+    settings = settings_of(sys.argv[1:])
     log_dir = Path(settings["exp_manager.explicit_log_dir"])
     steps = int(settings.get("steps", 4))
     folder = log_dir / "checkpoints"

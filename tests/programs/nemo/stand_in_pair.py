@@ -10,47 +10,60 @@ which alone it goes on. The critic ends on SIGINT only. The actor waits for ever
 Habits of the actor, each once in a work directory: `dies-between` and `dies-between-other` (killed between the critic's
 save and its own, at step 4; the other saves itself first), `forgets-critic` (its last save is not the critic's),
 `slow` (as long as the file `hold` is in its directory it stays before step 4), `steady` (takes its time for a step).
+Called serve_ppo_critic.py and train_gpt_ppo_actor.py, as in NVIDIA's image, they need no first word, know what they
+start from and learn from the rows too; started by torchrun on several machines, they are one group
+there. A file `hold-ppo` is `slow` (see `stand_in.habit`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from stand_in import save_model, show
+from stand_in import hold, save_model, settings_of, show
+from stand_in_group import Group
+from stand_in_lessons import Rows, after, rows_told, start_of
 
 SAVE_EVERY = 2
 MODELS = ("critic_infer", "critic_train", "critic_save")
 
 
 class Learner:
-    """Something that learns and saves as NeMo does."""
+    """Something that learns and saves as NeMo does; of several processes the first reads and writes."""
 
-    def __init__(self, log_dir: Path) -> None:
-        self.folder = log_dir / "checkpoints"
+    def __init__(self, log_dir: Path, start: str, group: Group) -> None:
+        self.folder, self._group = log_dir / "checkpoints", group
+        found = json.dumps(self._load(log_dir, start)) if group.rank == 0 else ""
+        self.step, self.learnt = json.loads(group.told(found)[0])
+
+    def _load(self, log_dir: Path, start: str) -> list[object]:
         self.folder.mkdir(parents=True, exist_ok=True)
         for marker in self.folder.glob("*-unfinished"):
             shutil.rmtree(self.folder / marker.name.removesuffix("-unfinished"), ignore_errors=True)
             marker.unlink()
         last = list(self.folder.glob("*-last"))
         assert len(last) <= 1, last
-        self.step, self.learnt = json.loads((last[0] / "common.pt").read_text()) if last else [0, ""]
+        found: list[object] = json.loads((last[0] / "common.pt").read_text()) if last else [0, start]
         with (log_dir / "starts").open("a") as file:
-            file.write(f"{self.step}\n")
+            file.write(f"{found[0]}\n")
+        return found
 
     def learn(self, lesson: str) -> None:
-        self.learnt = hashlib.sha256(f"{self.learnt} {lesson}".encode()).hexdigest()
+        self.learnt = after(self.learnt, lesson)
         self.step += 1
 
     def save(self) -> None:
+        self._group.total(1)  # all are at this step
+        if self._group.rank > 0:
+            return
         before = list(self.folder.glob("*-last"))
         self._write(f"megatron_gpt-step={self.step}")
         for path in self.folder.glob("*step=*"):
@@ -68,10 +81,21 @@ class Learner:
         marker.unlink()
 
 
-def serve_critic(log_dir: Path, port: int) -> None:
+def serve_critic(log_dir: Path, port: int, start: str, group: Group) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    learner = Learner(log_dir)
-    began = time.monotonic()
+    learner = Learner(log_dir, start, group)
+
+    def work(name: str, given: str) -> None:
+        """All machines of it do what the first is asked for."""
+        name, given = group.told(name, given)
+        if name == "critic_train":
+            learner.learn(given)
+        elif name == "critic_save":
+            learner.save()
+
+    while group.rank > 0:
+        work("", "")
+    began, one_at_a_time = time.monotonic(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -82,11 +106,8 @@ def serve_critic(log_dir: Path, port: int) -> None:
 
         def do_POST(self) -> None:
             given = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            name = self.path.split("/")[-2]
-            if name == "critic_train":
-                learner.learn(given)
-            elif name == "critic_save":
-                learner.save()
+            with one_at_a_time:
+                work(self.path.split("/")[-2], given)
             self._answer(200, {"value": learner.learnt})
 
         def _answer(self, code: int, document: object) -> None:
@@ -99,7 +120,7 @@ def serve_critic(log_dir: Path, port: int) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("0.0.0.0", port), Handler)
     print("the critic listens", flush=True)
     try:
         server.serve_forever()
@@ -107,10 +128,10 @@ def serve_critic(log_dir: Path, port: int) -> None:
         (log_dir / "interrupted").touch()
 
 
-def call(port: int, model: str, given: str = "") -> str:
+def call(address: str, model: str, given: str = "") -> str:
     while True:
         try:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{model}/infer", given.encode())
+            request = urllib.request.Request(f"http://{address}/v2/models/{model}/infer", given.encode())
             with urllib.request.urlopen(request) as answer:
                 return str(json.load(answer)["value"])
         except OSError:  # waits 600,000 s
@@ -125,31 +146,43 @@ def once(log_dir: Path, habits: set[str], habit: str) -> bool:
     return True
 
 
-def train_actor(log_dir: Path, port: int, steps: int, habits: set[str]) -> None:
-    learner = Learner(log_dir)
+def train_actor(
+    log_dir: Path, address: str, rows: Rows | None, steps: int, habits: set[str], start: str, group: Group
+) -> None:
+    learner = Learner(log_dir, start, group)
     if learner.step >= steps:  # leaves at once, and writes no model
         return
     while learner.step < steps:
-        show(learner.step, steps, "")
+        if group.rank == 0:
+            show(learner.step, steps, "")
+        if learner.step == 3:
+            hold(log_dir, "hold-ppo")
         while "slow" in habits and learner.step == 3 and (log_dir / "hold").exists():
             time.sleep(0.05)
         if "steady" in habits:
             time.sleep(0.3)
-        value = call(port, "critic_infer")
-        call(port, "critic_train", learner.learnt)
-        learner.learn(value)
+        value = ""
+        if group.rank == 0:
+            value = call(address, "critic_infer")
+            call(address, "critic_train", learner.learnt)
+        [lesson] = group.told(value)
+        if rows is not None:
+            lesson = f"{lesson} {group.total(rows.share(learner.step, group.rank, group.size))}"
+        learner.learn(lesson)
         if learner.step % SAVE_EVERY:
             continue
         if learner.step == 4 and once(log_dir, habits, "dies-between-other"):
             learner.save()
             os.kill(os.getpid(), signal.SIGKILL)
-        if not (learner.step == steps and once(log_dir, habits, "forgets-critic")):
-            call(port, "critic_save")
+        if group.rank == 0 and not (learner.step == steps and once(log_dir, habits, "forgets-critic")):
+            call(address, "critic_save")
         if learner.step == 4 and once(log_dir, habits, "dies-between"):
             os.kill(os.getpid(), signal.SIGKILL)
         learner.save()
     # the digest is cut to a number, which is all this model says
-    save_model(learner.folder / "megatron_gpt_ppo_actor.nemo", int(learner.learnt[:12], 16))
+    if group.rank == 0:
+        model = learner.folder / "megatron_gpt_ppo_actor.nemo"
+        save_model(model, int(learner.learnt[:12], 16), configuration=group.configuration)
 
 
 def follow(log_dir: Path) -> None:
@@ -162,15 +195,21 @@ def follow(log_dir: Path) -> None:
 
 def main() -> None:
     habits = {word.removeprefix("--habit=") for word in sys.argv if word.startswith("--habit=")}
-    settings = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word and not word.startswith("--"))
+    settings = settings_of(sys.argv[1:])
     log_dir = Path(settings["exp_manager.explicit_log_dir"])
     log_dir.mkdir(parents=True, exist_ok=True)
-    if os.environ.get("PET_NODE_RANK", "0") != "0":
+    if os.environ.get("PET_NODE_RANK", "0") != "0" and "WORLD_SIZE" not in os.environ:
         follow(log_dir)
-    elif sys.argv[1] == "critic":
-        serve_critic(log_dir, int(settings["trainer.ppo.port"]))
-    else:
-        train_actor(log_dir, int(settings["remote_critic_rm.critic.port"]), int(settings.get("steps", 4)), habits)
+        return
+    group = Group()
+    if "critic" in sys.argv[:2] or Path(sys.argv[0]).stem == "serve_ppo_critic":
+        serve_critic(log_dir, int(settings["trainer.ppo.port"]), start_of(settings), group)
+        return
+    host = settings.get("remote_critic_rm.critic.ip", "127.0.0.1")
+    rows = rows_told(settings)
+    steps = int(settings.get("steps", 4 if rows is None else rows.steps))
+    address = f"{host}:{settings['remote_critic_rm.critic.port']}"
+    train_actor(log_dir, address, rows, steps, habits, start_of(settings), group)
 
 
 if __name__ == "__main__":

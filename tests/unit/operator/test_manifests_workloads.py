@@ -187,6 +187,14 @@ def test_a_queue_admits_jobs_and_servers(children):
     assert found["ppo"][-1]["metadata"]["labels"][QUEUE_LABEL] == "big"
 
 
+def test_a_critic_may_have_a_queue_of_its_own(children):
+    """So that critics cannot take what their actors wait for."""
+    stage = {"template": {"queueName": "actors"}, "critic": {"queueName": "critics"}}
+    found = children({"template": {"queueName": "gpus"}, "stages": {"ppo": stage}})
+    queues = {name: found[name][-1]["metadata"]["labels"][QUEUE_LABEL] for name in ("ppo", "ppo.serve_critic", "sft")}
+    assert queues == {"ppo": "actors", "ppo.serve_critic": "critics", "sft": "gpus"}
+
+
 def test_texts_are_kept_as_they_were(children):
     config_map = children()["slData"][0]
     assert config_map["immutable"] is True

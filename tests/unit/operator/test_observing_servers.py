@@ -11,12 +11,15 @@ from tests.unit.operator.child_objects import (
     RUNNING,
     SERVER,
     deployment,
+    ended,
+    job,
     pod,
     terminated,
     unplaced,
     waiting,
 )
 
+from cai_operator.names import KIND_LABEL
 from cai_operator.observing import Children, newest_progress
 from cai_operator.workloads import ServerSeen
 
@@ -102,6 +105,49 @@ def test_an_image_mended_by_a_new_template_leaves_no_problem(see_server):
     old = pod(waiting("ErrImagePull", "not found"), of=SERVER, template="t1", phase="Pending")
     assert see_server(deployment(), old).problem_reason == "ImagePullFailed"
     assert see_server(deployment(), old, pod(RUNNING, of=SERVER, template="t2", made=5)).problem is None
+
+
+# servers on several machines
+
+
+@pytest.fixture
+def see_group(see):
+    """What the plan is told of the Job of a server."""
+
+    def look(raw, *pods):
+        raw["metadata"]["labels"][KIND_LABEL] = "server"
+        found = see(Children(jobs={JOB: raw}, pods={item["metadata"]["name"]: item for item in pods}))
+        assert found.jobs == {}
+        return found.servers[JOB]
+
+    return look
+
+
+def test_a_group_is_ready_as_its_first_pod_is(see_group):
+    nodes = {"completionMode": "Indexed", "completions": 2, "parallelism": 2}
+    # the others listen to nobody, and never are
+    second = pod(RUNNING, rank=1, made=1)
+    seen = see_group(job(nodes, active=2), pod(RUNNING, rank=0, ready=True), second)
+    assert (seen.name, seen.key, seen.ready, seen.failed) == (JOB, KEY, True, False)
+    assert not see_group(job(nodes, active=2), pod(RUNNING, rank=0), second).ready
+    assert not see_group(job(nodes, active=1), second).ready
+    gone = pod(terminated(1, "lost"), rank=0, ready=True, phase="Failed")
+    assert not see_group(job(nodes, active=1, failed=1), gone, second).ready
+
+
+def test_a_group_that_waits_in_a_queue(see_group):
+    seen = see_group(job({"suspend": True}, {"kueue.x-k8s.io/queue-name": "critics"}))
+    assert (seen.ready, seen.problem_reason) == (False, "Queued")
+    assert seen.problem == "waits for Kueue to admit it to queue critics"
+
+
+def test_a_group_that_ended(see_group):
+    seen = see_group(job(conditions=ended("Failed", "BackoffLimitExceeded"), failed=4))
+    assert (seen.ready, seen.failed) == (False, True)
+    assert seen.problem
+    seen = see_group(job(conditions=ended("Complete"), succeeded=1), pod(terminated(0), phase="Succeeded"))
+    assert (seen.ready, seen.failed) == (False, True)
+    assert "though a server is to stay up" in seen.problem
 
 
 # progress

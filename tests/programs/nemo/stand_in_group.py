@@ -1,0 +1,51 @@
+"""The processes of one stand-in: one, or those that torchrun started on all its machines, joined by torch's gloo.
+
+As with NVIDIA's own, nothing goes on where one of them is missing: whoever calls waits for all others.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+PATIENCE = timedelta(minutes=10)
+
+
+class Group:
+    """All processes; `rank` is this one's number, `size` how many there are, `hosts` on how many machines."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.hosts = 1
+        if self.size == 1:
+            return
+        import torch.distributed
+
+        self._torch = torch
+        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        names = [""] * self.size
+        torch.distributed.all_gather_object(names, socket.gethostname())
+        self.hosts = len(set(names))
+        print(f"rank {self.rank} of {self.size}, on {', '.join(dict.fromkeys(names))}", flush=True)
+
+    @property
+    def configuration(self) -> str:
+        """What a model's own configuration says of who made it."""
+        return f"world_size: {self.size}\nhosts: {self.hosts}\n"
+
+    def total(self, number: int) -> int:
+        """The sum over all processes."""
+        if self.size == 1:
+            return number
+        value = self._torch.tensor(number, dtype=self._torch.int64)
+        self._torch.distributed.all_reduce(value)
+        return int(value)
+
+    def told(self, *words: str) -> tuple[str, ...]:
+        """What the first process says; the others' words count for nothing."""
+        if self.size == 1:
+            return words
+        said = [words]
+        self._torch.distributed.broadcast_object_list(said, src=0)
+        return said[0]
