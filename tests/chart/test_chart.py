@@ -33,7 +33,6 @@ from cai_operator.plan import node_keys
 from cai_operator.settings import VARIABLES, read_settings
 
 INSTALL = ROOT / "operator" / "install"
-METRICS_ARE_THERE = "CAI_METRICS_PORT" in VARIABLES
 
 
 def installed(name: str) -> list[Object]:
@@ -264,7 +263,6 @@ def test_users_of_namespaces_may_do_with_pipelines_what_they_may_with_pods(defau
     } == {"caipipelines"}
 
 
-@pytest.mark.skipif(not METRICS_ARE_THERE, reason="this operator serves no metrics yet")
 class TestMetrics:
     def test_monitors_find_the_port(self, everything: list[Object]) -> None:
         pod = the(everything, "Deployment")["spec"]["template"]

@@ -61,7 +61,7 @@ annotations:
 {{- end }}
 
 {{- define "cai-operator.metrics" -}}
-{{- if and .Values.metrics.enabled (.Files.Get "files/dashboard.json") }}yes{{ end -}}
+{{- if .Values.metrics.enabled }}yes{{ end -}}
 {{- end }}
 
 {{- define "cai-operator.testNamespace" -}}
