@@ -32,7 +32,12 @@ SOURCES = ("operator/cai_operator", "jobs/cai_jobs")
 FILES = (".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 KEPT = 2
 # in the place of NVIDIA's image, on Debian's torch; its files are below tests/
-STAND_INS = ("cluster/nemo/Dockerfile", "programs/nemo/stand_in*.py", "harness/stand_in_texts.py")
+STAND_INS = (
+    "cluster/nemo/Dockerfile",
+    "cluster/nemo/torchrun",
+    "programs/nemo/stand_in*.py",
+    "harness/stand_in_texts.py",
+)
 
 
 @dataclass(frozen=True)

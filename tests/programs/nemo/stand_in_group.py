@@ -5,8 +5,10 @@ As with NVIDIA's own, nothing goes on where one of them is missing: whoever call
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import sys
 from datetime import timedelta
 
 PATIENCE = timedelta(minutes=10)
@@ -23,6 +25,9 @@ class Group:
         import torch.distributed
 
         self._torch = torch
+        if os.environ.get("USE_LIBUV") == "0":  # asked for all the same where torchrun has made the store
+            store = functools.partial(torch.distributed.TCPStore, use_libuv=False)
+            sys.modules["torch.distributed.rendezvous"].TCPStore = store
         torch.distributed.init_process_group("gloo", timeout=PATIENCE)
         names = [""] * self.size
         torch.distributed.all_gather_object(names, socket.gethostname())
