@@ -51,7 +51,7 @@ def standing(pipeline: CAIPipeline, snapshot: Snapshot, observed: Observed, deci
         workload.name
         for workload in decision.apply
         if _runs(workload, observed)
-        or (workload.node in running and _is_ready(workload, observed))
+        or (workload.node in running and _serves(workload, observed))
         or (workload.node in KEPT_NODES and _serves_on(pipeline, workload, snapshot, observed))
     )
 
@@ -88,14 +88,14 @@ def _runs(workload: Workload, observed: Observed) -> bool:
     return workload.kind == Kind.JOB and seen is not None and seen.state == JobState.RUNNING
 
 
-def _is_ready(workload: Workload, observed: Observed) -> bool:
+def _serves(workload: Workload, observed: Observed) -> bool:
     seen = observed.servers.get(workload.name)
-    return seen is not None and seen.ready
+    return seen is not None and seen.serving
 
 
 def _serves_on(pipeline: CAIPipeline, workload: Workload, snapshot: Snapshot, observed: Observed) -> bool:
     found, seen = snapshot.of(DEPLOYMENT).get(workload.name), observed.servers.get(workload.name)
-    if found is None or seen is None or not seen.ready or seen.key != workload.key:
+    if found is None or seen is None or not seen.serving or seen.key != workload.key:
         return False
     # a version that does not write the annotation made it: whatever the user says from now on counts
     return found["metadata"].get("annotations", {}).get(SETTINGS) in (None, settings_digest(pipeline))

@@ -117,7 +117,8 @@ class JobSeen:
 
 @dataclass(frozen=True)
 class ServerSeen:
-    """A server child as observed; `ready` once its probe passes.
+    """A server child as observed; `ready` once its probe passes, and `serving` also while that is told anew, after
+    a write that changed no pod.
 
     A `problem` is shown and waited on (an image may yet come); with `failed` the executor has given up on it, and so
     does the node it works for. `node`, `key` and `lacks_room` as in `JobSeen`.
@@ -132,6 +133,7 @@ class ServerSeen:
     key: str | None = None
     lacks_room: bool = False
     node: str | None = None
+    serving: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def server_seen(deployment: Raw, pods: Sequence[Raw], retries: int, warning: str
         failed=failed,
         key=label(deployment, names.KEY_LABEL) or None,
         lacks_room=trouble is not None and trouble.lacks_room,
+        serving=ready or any(holds(pod, "Ready") for pod in present),
     )
 
 
@@ -72,15 +73,17 @@ def group_seen(job: Raw, pods: Sequence[Raw], seen: JobSeen) -> ServerSeen:
     failed = seen.state in (JobState.FAILED, JobState.SUCCEEDED)
     if seen.state == JobState.SUCCEEDED:
         problem, reason = f"{name_of(job)} {_ENDED_WELL}", conditions.CRASH_LOOPING
+    ready = not failed and any(holds(pod, "Ready") for pod in first)
     return ServerSeen(
         name=seen.name,
-        ready=not failed and any(holds(pod, "Ready") for pod in first),
+        ready=ready,
         started=time(job, "metadata", "creationTimestamp"),
         problem=problem,
         problem_reason=reason,
         failed=failed,
         key=label(job, names.KEY_LABEL) or None,
         lacks_room=seen.lacks_room,
+        serving=ready,
     )
 
 

@@ -29,7 +29,7 @@ from cai_operator.workloads import ServerSeen
 def test_a_server_is_ready_when_its_pod_is(see_server):
     up = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
     seen = see_server(deployment(**up), pod(RUNNING, of=SERVER, ready=True))
-    assert seen == ServerSeen(SERVER, ready=True, started=NOW, key=KEY, node="slData")
+    assert seen == ServerSeen(SERVER, ready=True, started=NOW, key=KEY, node="slData", serving=True)
     assert not see_server(deployment(replicas=1, updatedReplicas=1)).ready
 
 
@@ -37,12 +37,15 @@ def test_a_server_whose_deployment_was_just_changed_is_not_ready(see_server):
     changed = deployment(replicas=1, updatedReplicas=1, readyReplicas=1)
     changed["metadata"]["generation"] = 2
     assert not see_server(changed).ready
+    seen = see_server(changed, pod(RUNNING, of=SERVER, ready=True))
+    assert (seen.ready, seen.serving) == (False, True)
 
 
 def test_pods_of_an_older_template_make_no_server_ready(see_server):
     half = deployment(replicas=2, updatedReplicas=1, readyReplicas=1)
     old = pod(RUNNING, of=SERVER, ready=True, template="t1", made=0)
-    assert not see_server(half, old, pod(CREATING, of=SERVER, template="t2", made=9, phase="Pending")).ready
+    seen = see_server(half, old, pod(CREATING, of=SERVER, template="t2", made=9, phase="Pending"))
+    assert (seen.ready, seen.serving) == (False, False)
     assert see_server(half, old, pod(RUNNING, of=SERVER, template="t2", made=9, ready=True)).ready
 
 
