@@ -30,6 +30,8 @@ STATE = "nemo_run.json"
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 EVENTS = "events.out.tfevents.*"
 LOOK_S = 1.0
+SEEN_S = 10.0
+"""How long one machine may take to see what another has written: file servers' clients keep what they looked at."""
 
 
 def train(
@@ -74,7 +76,7 @@ def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] |
 
     Raises:
         InputError: the program refuses a setting.
-        RetryableError: it failed.
+        RetryableError: it failed, or left before all was done.
     """
     if _is_published(args):
         return None
@@ -106,7 +108,32 @@ def follow(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any] |
     # once the first node has published, nothing that happens here matters
     if code and not _is_published(args):
         raise failure(name_of(command), code, reading)
+    _await_outcome(_Run(args, list(command), partial, _goal(args, partial)), meeting)
     return None
+
+
+def _await_outcome(run: _Run, meeting: Meeting | None) -> None:
+    """The program has ended here with 0; see whether that was all, before this node ends for good.
+
+    A pod that has ended well is not started again, and the first node would wait in vain for it.
+
+    Raises:
+        RetryableError: it was not.
+    """
+    again = f"{run.name} left with exit code 0 before it was done; all nodes start it again"
+    since = time.monotonic()
+    while not _is_published(run.args):
+        if meeting is not None:  # what is saved is not all that counts: the critic must be at the same step
+            if _begins_again(meeting):
+                raise RetryableError(again)
+        elif run.is_done():
+            return
+        else:
+            # the model is written last, by the first node alone
+            patience = run.args.linger_s if run.saved().step >= run.goal else min(SEEN_S, run.args.linger_s)
+            if time.monotonic() - since > patience:
+                raise RetryableError(again)
+        time.sleep(min(LOOK_S, run.args.poll_s))
 
 
 def _begins_again(meeting: Meeting) -> bool:

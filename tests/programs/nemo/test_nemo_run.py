@@ -255,13 +255,22 @@ def test_other_nodes_run_their_part_and_publish_nothing(place, wrapper):
     failed = wrapper("killed", environment=second)
     assert failed.returncode == 1
     assert "killed by SIGKILL" in failed.stderr
-    done = wrapper("forgets", environment=second)
+    done = wrapper(environment=second)
     assert done.returncode == 0, done.stderr
     assert not (place / "sft" / ("k" * 16)).exists()
     assert wrapper().returncode == 0
     assert wrapper("crash", environment=second).returncode == 0, (
         "a restarted node of a finished stage has nothing to do"
     )
+
+
+@pytest.mark.parametrize("habit", ["early", "forgets"])
+def test_another_node_does_not_end_well_before_all_is_done(wrapper, habit):
+    """Its pod would not be started again, and the first node's would wait for it."""
+    second = {"PET_NODE_RANK": "1", "PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": "29500"}
+    left = wrapper(habit, environment=second)
+    assert left.returncode == 1
+    assert "left with exit code 0 before it was done; all nodes start it again" in left.stderr
 
 
 def test_another_node_that_hangs_is_let_go_once_the_first_has_published(place, wrapper):

@@ -331,6 +331,15 @@ def test_on_two_machines_each(unit):
     unit.assert_ended_as_undisturbed()
 
 
+def test_on_two_machines_both_begin_again_where_the_critics_save_is_missing(unit):
+    for rank in (0, 1):
+        unit.critic(rank=rank)
+    actors = [unit.actor("forgets-critic", rank=rank) for rank in (1, 0)]
+    assert [pod.await_end() for pod in actors] == [0, 0], [pod.log for pod in actors]
+    assert [pod.codes for pod in actors] == [[1, 0], [1, 0]]
+    unit.assert_ended_as_undisturbed()
+
+
 def test_a_stopped_critic_that_nobody_orders_about_serves_again(unit):
     critic = unit.critic("--silence-s", "1")
     wait_for(lambda: unit.meeting.critic(1), "the critic to say that it is there")
