@@ -24,6 +24,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.installed import DEPLOYMENT, SYSTEM, Run, Start, process_of
 from tests.harness.node_files import ADDRESS, NODE, POD_USER
 from tests.harness.objects import Api, wait_for
+from tests.harness.pipelines import JOBS
 from tests.harness.stand_in import StandInServer
 from tests.programs.nemo.stand_in_lessons import after, digest_of, read_rows
 
@@ -98,8 +99,8 @@ def test_whatever_is_killed_the_models_are_those_of_an_undisturbed_run(run: Run,
 
     run.until_phase("Succeeded")
     nodes = run.nodes()
-    attempts = {name: node["attempts"] for name, node in nodes.items() if "attempts" in node}
-    assert attempts == {**dict.fromkeys(attempts, 1), "sft": 2, "rewardModel": 2, "ppo": 2}
+    attempts = {name: nodes[name]["attempts"] for name in JOBS}
+    assert attempts == {**dict.fromkeys(JOBS, 1), "sft": 2, "rewardModel": 2, "ppo": 2}
     for node in STEPS:
         artifacts.verify(run.artifact(node))
         assert weights(run, node) == f"step {expected(run, node)}"
@@ -107,8 +108,9 @@ def test_whatever_is_killed_the_models_are_those_of_an_undisturbed_run(run: Run,
     assert list(run.volume.rglob("*.partial")) == []
 
     # the text that a server answered once with status 200 cost no row
-    summary = json.loads((run.artifact("slData") / "manifest.json").read_text())["metrics"]
-    assert summary["samples"] == 24
+    counts = json.loads((run.artifact("slData") / "manifest.json").read_text())["metrics"]
+    assert (counts["prompts"], counts["rejected"]) == (24, 0)
+    assert list((run.volume / NAME / "habits").iterdir()) == []
     assert (run.artifact("sft") / "huggingFace" / "pytorch_model.bin").read_bytes() == model(run, "sft").read_bytes()
 
     (sentence,) = ask(run, PROMPT)

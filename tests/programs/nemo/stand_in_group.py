@@ -9,7 +9,9 @@ import functools
 import os
 import socket
 import sys
+import traceback
 from datetime import timedelta
+from types import TracebackType
 
 PATIENCE = timedelta(minutes=10)
 
@@ -29,6 +31,7 @@ class Group:
             store = functools.partial(torch.distributed.TCPStore, use_libuv=False)
             sys.modules["torch.distributed.rendezvous"].TCPStore = store
         torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        sys.excepthook = _fail
         names = [""] * self.size
         torch.distributed.all_gather_object(names, socket.gethostname())
         self.hosts = len(set(names))
@@ -54,3 +57,17 @@ class Group:
         said = [words]
         self._torch.distributed.broadcast_object_list(said, src=0)
         return said[0]
+
+    def leave(self, together: bool = True) -> None:
+        """End well; of several processes once all are here, and at once: gloo may abort or hang as it ends."""
+        if self.size > 1:
+            if together:
+                self.total(1)
+            sys.stdout.flush()
+            os._exit(0)
+
+
+def _fail(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, value, trace)
+    sys.stderr.flush()
+    os._exit(1)

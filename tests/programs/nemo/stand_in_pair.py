@@ -204,12 +204,14 @@ def main() -> None:
     group = Group()
     if "critic" in sys.argv[:2] or Path(sys.argv[0]).stem == "serve_ppo_critic":
         serve_critic(log_dir, int(settings["trainer.ppo.port"]), start_of(settings), group)
+        group.leave(together=False)
         return
     host = settings.get("remote_critic_rm.critic.ip", "127.0.0.1")
     rows = rows_told(settings)
     steps = int(settings.get("steps", 4 if rows is None else rows.steps))
     address = f"{host}:{settings['remote_critic_rm.critic.port']}"
     train_actor(log_dir, address, rows, steps, habits, start_of(settings), group)
+    group.leave()
 
 
 if __name__ == "__main__":

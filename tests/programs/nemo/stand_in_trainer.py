@@ -21,7 +21,7 @@ from stand_in_pair import SAVE_EVERY, Learner
 NAMES = {"train_gpt_sft": "megatron_gpt_sft", "train_reward_model": "megatron_gpt"}
 
 
-def main() -> None:
+def main() -> Group:
     settings = settings_of(sys.argv[1:])
     log_dir, rows = Path(settings["exp_manager.explicit_log_dir"]), rows_told(settings)
     assert rows is not None
@@ -29,13 +29,13 @@ def main() -> None:
     group = Group()
     learner = Learner(log_dir, start_of(settings), group)
     if learner.step >= rows.steps:  # leaves at once, and writes no model
-        return
+        return group
     figures = ""
     while learner.step < rows.steps:
         if group.rank == 0:
             show(learner.step, rows.steps, figures)
         if learner.step == 2 and leaves_early(group, log_dir, stage):
-            return
+            return group
         if learner.step == 3:
             hold(log_dir, f"hold-{stage}")
         learner.learn(str(group.total(rows.share(learner.step, group.rank, group.size))))
@@ -47,6 +47,7 @@ def main() -> None:
     if group.rank == 0:
         model = learner.folder / f"{NAMES[Path(sys.argv[0]).stem]}.nemo"
         save_model(model, int(learner.learnt[:12], 16), configuration=group.configuration)
+    return group
 
 
 def leaves_early(group: Group, log_dir: Path, stage: str) -> bool:
@@ -57,4 +58,4 @@ def leaves_early(group: Group, log_dir: Path, stage: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main().leave()
