@@ -6,7 +6,6 @@ what its reader has by then. What needs pods that run, and what cannot be run, i
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tests.harness.availability import skipped_where_unavailable
 from tests.harness.control_plane import WORKLOADS, ControlPlane
 from tests.harness.doc_commands import ROOT, Command, blocks, commands, filled_in, pages
 from tests.harness.doc_shell import Shell
-from tests.harness.objects import Api, wait_for
+from tests.harness.objects import Api, again_and_again, wait_for
 from tests.harness.operator_process import OperatorProcess
 from tests.harness.outcomes import Fail, Stuck
 from tests.harness.pipelines import pocket, short
@@ -183,23 +182,16 @@ def _items(answer: httpx.Response) -> list[dict[str, Any]]:
 @contextmanager
 def _ready_operators(plane: ControlPlane) -> Iterator[None]:
     """The pods of installed operators become ready, though no node runs them."""
-    over = threading.Event()
+    with plane.client() as client:
 
-    def play() -> None:
-        with plane.client() as client:
-            while not over.wait(0.2):
-                for namespace in (SYSTEM, "team-a"):
-                    for pod in Api(client, namespace).list(POD):
-                        if pod["status"].get("phase") == "Pending":
-                            _make_ready(Api(client, namespace), pod)
+        def look() -> None:
+            for namespace in (SYSTEM, "team-a"):
+                for pod in Api(client, namespace).list(POD):
+                    if pod["status"].get("phase") == "Pending":
+                        _make_ready(Api(client, namespace), pod)
 
-    thread = threading.Thread(target=play, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        with again_and_again(look, every_s=0.2):
+            yield
 
 
 def _make_ready(api: Api, pod: dict[str, Any]) -> None:

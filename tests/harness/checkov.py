@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.harness.cache import cache_root, locked, say
+from tests.harness import package_environment
 from tests.harness.processes import Unavailable
 
 LOCK = Path(__file__).parents[1] / "checkov_packages" / "requirements.txt"
@@ -34,23 +31,14 @@ class Complaint:
 
 
 def find_or_make() -> Path:
-    """The environment's Python: from the cache, or made into it by one process while the others wait.
+    """The environment's Python, found or made.
 
     Raises:
         Unavailable: this machine cannot have it, with the reason.
     """
     if sysconfig.get_config_var("py_version_short") != LOCKED_FOR:
         raise Unavailable(f"{LOCK.name} of checkov is locked for Python {LOCKED_FOR}")
-    kept = cache_root() / "checkov"
-    directory = kept / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
-    if not directory.is_dir():
-        with locked(kept / "lock"):
-            if not directory.is_dir():
-                _make(directory)
-                for other in kept.iterdir():
-                    if other.is_dir() and other != directory:
-                        shutil.rmtree(other)
-    return directory / "bin" / "python"
+    return package_environment.find_or_make("checkov", LOCK, "checkov", "about a minute and 300 MB")
 
 
 def check(directory: Path) -> tuple[list[Complaint], int]:
@@ -77,27 +65,6 @@ def check(directory: Path) -> tuple[list[Complaint], int]:
             for found in report["results"]["failed_checks"]
         ]
     return sorted(complaints), passed
-
-
-def _make(directory: Path) -> None:
-    say("installing checkov for the tests (about a minute and 300 MB, once)")
-    began = time.monotonic()
-    partial = directory.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _run(sys.executable, "-m", "venv", "--without-pip", partial)
-    _run(
-        sys.executable, "-m", "pip", "--python", partial / "bin" / "python", "install", "--quiet", "--no-cache-dir",
-        "--no-deps", "--requirement", LOCK,
-    )  # fmt: skip
-    partial.rename(directory)
-    say(f"installed in {time.monotonic() - began:.0f} s")
-
-
-def _run(*command: str | Path) -> None:
-    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise Unavailable(f"checkov could not be installed ({' '.join(map(str, command[1:3]))}):\n{said}")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ Only torch, five of its seven gigabytes, is ours: it is the same release, and wo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.harness.cache import cache_root, locked, say
+from tests.harness import package_environment
 from tests.harness.processes import Unavailable
 
 PACKAGES = Path(__file__).parents[1] / "nemo_packages"
@@ -33,23 +31,17 @@ Reading = Mapping[str, Any]
 
 
 def find_or_make() -> Path:
-    """The environment's Python: from the cache, or made into it by one process while the others wait.
+    """The environment's Python, found or made.
 
     Raises:
         Unavailable: this machine cannot have it, with the reason.
     """
     if sys.platform != "linux" or sysconfig.get_config_var("py_version_short") != LOCKED_FOR:
         raise Unavailable(f"{LOCK.name} of NeMo-Aligner is locked for Python {LOCKED_FOR} on Linux")
-    kept = cache_root() / "nemo-aligner"
-    directory = kept / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
-    if not directory.is_dir():
-        with locked(kept / "lock"):
-            if not directory.is_dir():
-                _make(directory)
-                for other in kept.iterdir():
-                    if other.is_dir() and other != directory:
-                        shutil.rmtree(other)
-    return directory / "bin" / "python"
+    return package_environment.find_or_make(
+        "nemo-aligner", LOCK, "NeMo-Aligner's packages", "some minutes and 2 GB",
+        free_gb=FREE_GB, pip_flags=["--no-compile"],
+    )  # fmt: skip
 
 
 def read(readings: Sequence[Reading], scratch: Path) -> list[list[dict[str, Any]]]:
@@ -97,36 +89,6 @@ def _torch(directory: Path) -> Path:
         if found.name.startswith(TORCH):
             (directory / found.name).symlink_to(found)
     return directory
-
-
-def _make(directory: Path) -> None:
-    free = shutil.disk_usage(directory.parent).free / 1e9
-    if free < FREE_GB:
-        raise Unavailable(
-            f"NeMo-Aligner's packages take {FREE_GB} GB while they are installed, and {directory.parent} has "
-            f"{free:.0f} GB free; free some, or set XDG_CACHE_HOME to a larger disk"
-        )
-    say("installing NeMo-Aligner's packages for the tests (some minutes and 2 GB, once)")
-    began = time.monotonic()
-    partial = directory.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _run(sys.executable, "-m", "venv", "--without-pip", partial)
-    # this environment's pip does the work, so that the other one holds what it needs to read files and no more
-    _run(
-        sys.executable, "-m", "pip", "--python", partial / "bin" / "python", "install", "--quiet", "--no-cache-dir",
-        "--no-deps", "--no-compile", "--requirement", LOCK,
-    )  # fmt: skip
-    partial.rename(directory)
-    say(f"installed in {time.monotonic() - began:.0f} s")
-
-
-def _run(*command: str | Path) -> None:
-    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise Unavailable(
-            f"NeMo-Aligner's packages could not be installed ({' '.join(map(str, command[1:3]))}):\n{said}"
-        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -127,6 +129,24 @@ def wait_for(
             return seen
         assert time.monotonic() < end, f"waited in vain for {what}; seen last: {_shown(seen)}"
         time.sleep(0.1)
+
+
+@contextmanager
+def again_and_again(act: Callable[[], None], every_s: float = 0.3) -> Iterator[None]:
+    """Do something at every interval, in a thread of its own, as long as the context lasts."""
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(every_s):
+            act()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _typed(kind: ObjectKind, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import nemo_aligner
+from tests.harness import nemo_aligner, package_environment
 from tests.harness.processes import Unavailable
 
 
@@ -24,14 +24,14 @@ def installs(monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> list[tuple
     """Play venv and pip; the commands that would have run."""
     commands: list[tuple[Any, ...]] = []
 
-    def run(*command: str | Path) -> None:
+    def run(_: str, *command: str | Path) -> None:
         commands.append(command)
         if "venv" in command:
             (Path(command[-1]) / "bin").mkdir(parents=True)
         elif fails:
             raise Unavailable("no index can be reached")
 
-    monkeypatch.setattr(nemo_aligner, "_run", run)
+    monkeypatch.setattr(package_environment, "_run", run)
     return commands
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from tests.harness.control_plane import ControlPlane
 from tests.harness.fault_proxy import FaultProxy, Matcher, Request, is_work, writes_of
-from tests.harness.objects import Api, wait_for
+from tests.harness.objects import Api, again_and_again, wait_for
 from tests.harness.operator_process import OperatorProcess
 from tests.harness.outcomes import Run
 from tests.harness.pipelines import JOBS, pocket, short
@@ -69,7 +67,7 @@ def test_watches_that_break_all_the_time(
     api: Api, player: Player, proxy: FaultProxy, own_operator: OperatorProcess
 ) -> None:
     own_operator.start()
-    with _again_and_again(proxy.cut_watches):
+    with again_and_again(proxy.cut_watches):
         api.create(PIPELINE, short())
         api.wait_for_phase("short", "Succeeded")
     assert runs_of(player.started) == ONCE_EACH
@@ -231,20 +229,3 @@ def test_a_restart_writes_nothing_that_is_there(
 
 def _lists_of_start(proxy: FaultProxy) -> dict[str, bytes]:
     return {key: body for key, body in proxy.recorded_lists().items() if "pipeline=" not in key.replace("%3D", "=")}
-
-
-@contextmanager
-def _again_and_again(act: Callable[[], None], every_s: float = 0.3) -> Iterator[None]:
-    over = threading.Event()
-
-    def loop() -> None:
-        while not over.wait(every_s):
-            act()
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
