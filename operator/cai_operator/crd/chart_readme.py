@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
+from cai_operator.made_part import with_part
+
 BEGIN, END = "<!-- values: made by `make manifests` from values.yaml -->\n", "<!-- end of values -->\n"
 
 
@@ -16,12 +18,8 @@ def with_values(readme: str, values: str) -> str:
     Raises:
         ValueError: the README has no marks, or a value has no comment; the message names it.
     """
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the chart's README.md has no {BEGIN.strip()} … {END.strip()}")
     rows = "".join(f"| {path} | {default} | {words} |\n" for path, default, words in rows_of(values))
-    return f"{head}{BEGIN}| value | default | |\n|---|---|---|\n{rows}{END}{tail}"
+    return with_part("the chart's README.md", readme, BEGIN, END, f"| value | default | |\n|---|---|---|\n{rows}")
 
 
 def rows_of(values: str) -> Iterator[tuple[str, str, str]]:

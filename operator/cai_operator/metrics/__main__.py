@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from cai_operator.made_part import with_part
 from cai_operator.metrics.catalogue import table
 
 BEGIN, END = "<!-- metrics: made by python -m cai_operator.metrics docs/metrics.md -->\n", "<!-- end of metrics -->\n"
@@ -12,9 +13,7 @@ BEGIN, END = "<!-- metrics: made by python -m cai_operator.metrics docs/metrics.
 
 def with_table(page: str) -> str:
     """The page with the table of today."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return with_part("the page", page, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import yaml
 from tests.harness import argo_lua
 from tests.unit.argocd.states import Shown, every_state
 
+from cai_operator.made_part import with_part
+
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "argocd"
 SCRIPTS = EXAMPLE / "resource_customizations" / "cai.dev" / "CAIPipeline"
@@ -106,10 +108,9 @@ def health_table() -> str:
 
 def documentation() -> str:
     """The page of the documentation with the table as it is now."""
-    text = DOCUMENTATION.read_text(encoding="utf-8")
-    before, _, rest = text.partition(TABLE_BEGINS)
-    _, _, after = rest.partition(TABLE_ENDS)
-    return f"{before}{TABLE_BEGINS}{health_table()}{TABLE_ENDS}{after}"
+    return with_part(
+        DOCUMENTATION.name, DOCUMENTATION.read_text(encoding="utf-8"), TABLE_BEGINS, TABLE_ENDS, health_table()
+    )
 
 
 def _health_test(state: Shown) -> dict[str, Any]:
