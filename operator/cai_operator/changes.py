@@ -117,7 +117,8 @@ def _of_workload(pipeline: CAIPipeline, workload: Workload, site: Site) -> tuple
     manifests = _marked(workload_children(pipeline, workload, site))
     if workload.node not in KEPT_NODES:
         return manifests
-    return tuple(_annotated(manifest, SETTINGS, settings_digest(pipeline)) for manifest in manifests)
+    said = settings_digest(pipeline)
+    return tuple(_annotated(manifest, SETTINGS, said) for manifest in manifests)
 
 
 def _found(snapshot: Snapshot, manifest: Manifest) -> Manifest | None:

@@ -224,12 +224,12 @@ class Reconciler:
         self, key: Key, document: dict[str, Any], status: PipelineStatus, reason: str, why: str, now: datetime
     ) -> float:
         refused = refused_status(document, status, reason, why, now)
-        await self._write_status(key, document, refused, events_between(status, refused))
+        await self._write_status(key, document, status, refused, events_between(status, refused))
         return self._settings.resync_s
 
     async def _write_plan(self, look: _Look, decision: Plan) -> float:
         """Write the status if it says anything new; the seconds until a write that was put off is due."""
-        old = look.status.document() if look.document.get("status") else {}
+        old = _written(look.document, look.status)
         new = _plain(decision.status.document())
         if old == new:
             return self._settings.resync_s
@@ -238,13 +238,18 @@ class Reconciler:
         if put_off > 0 and _without_progress(old) == _without_progress(new):
             return put_off
         memory.progress_written = look.now
-        await self._write_status(look.key, look.document, decision.status, decision.events)
+        await self._write_status(look.key, look.document, look.status, decision.status, decision.events)
         return self._settings.resync_s
 
     async def _write_status(
-        self, key: Key, document: dict[str, Any], status: PipelineStatus, events: Sequence[Event]
+        self,
+        key: Key,
+        document: dict[str, Any],
+        before: PipelineStatus,
+        status: PipelineStatus,
+        events: Sequence[Event],
     ) -> None:
-        old, new = _plain(document.get("status")), status.document()
+        old, new = _written(document, before), status.document()
         if old == _plain(new):
             return
         self._may_write()
@@ -254,7 +259,7 @@ class Reconciler:
             self._take_over(key, await self._cluster.get(PIPELINE, *key))
             raise _Outdated from None
         self._view.note(key, written)
-        self._wrote(document, parse_status(old), status)
+        self._wrote(document, before, status)
         for number, event in enumerate(events):
             level = logging.WARNING if event.type == "Warning" else logging.INFO
             log.log(level, "%s/%s: %s", *key, event.message, extra={"pipeline": "/".join(key), "reason": event.reason})
@@ -284,6 +289,11 @@ def _is_starting(observed: Observed) -> bool:
     """Whether something does not run yet and has not said why: no event may come of what holds it up."""
     jobs = any(seen.state == JobState.PENDING and not seen.problem for seen in observed.jobs.values())
     return jobs or any(not seen.ready and not seen.problem for seen in observed.servers.values())
+
+
+def _written(document: dict[str, Any], status: PipelineStatus) -> dict[str, Any]:
+    """The status of a resource as this version would have written it; empty where it has none."""
+    return status.document() if document.get("status") else {}
 
 
 def _plain(status: Mapping[str, Any] | None) -> dict[str, Any]:

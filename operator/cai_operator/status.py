@@ -151,11 +151,13 @@ def parse_status(document: dict[str, Any] | None) -> PipelineStatus:
     An older or a newer version of this operator may have written it. What this one does not understand is dropped by
     itself: a field, and where a required field is missing the object that lacks it. The rest counts.
     """
-    given: Any = copy.deepcopy(document or {})
+    given: Any = document or {}
     while isinstance(given, dict):
         try:
             return PipelineStatus.model_validate(given)
         except ValidationError as invalid:
+            if given is document:
+                given = copy.deepcopy(document)
             error = invalid.errors(include_url=False)[0]
             if not drop(given, error["loc"][:-1] if error["type"] == "missing" else error["loc"]):
                 break

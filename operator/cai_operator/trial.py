@@ -21,11 +21,14 @@ import yaml
 from cai_jobs.contract.program import EXIT_INPUT, EXIT_RETRY, InputError
 from cai_operator.api import CAIPipeline
 from cai_operator.cluster import Cluster, Conflict, LoginFailed, Refused, Unavailable, login
+from cai_operator.conditions import READY
 from cai_operator.manifests.kinds import PIPELINE
+from cai_operator.observing.objects import holds
+from cai_operator.status import Phase
 from cai_operator.validation import parse_pipeline
 
 POLL_S = 1.0
-ENDS = ("Succeeded", "Failed")
+ENDS = (Phase.SUCCEEDED, Phase.FAILED)
 NOT_FOUND = 404
 
 
@@ -79,7 +82,7 @@ async def _wait(cluster: Cluster, namespace: str, name: str, end: float) -> None
             status = (found or {}).get("status") or {}
             if found is None:
                 raise Failed(f"somebody else deleted pipeline {name}")
-            if _is_ready(status):
+            if holds(found, READY):
                 return
             if (said := _sentence(status)) != told:
                 print(told := said, flush=True)
@@ -103,10 +106,6 @@ async def _delete(cluster: Cluster, namespace: str, name: str, end: float) -> No
         if time.monotonic() > end:
             raise Failed(f"pipeline {name} is being deleted and does not go: kubectl get caip {name} -n {namespace}")
         await asyncio.sleep(POLL_S)
-
-
-def _is_ready(status: Mapping[str, Any]) -> bool:
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", ()))
 
 
 def _sentence(status: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from cai_jobs.pocket.datasets import garble
 from cai_jobs.pocket.judge import MANNERS, Judge, Regression, pairs_of, sentences_of, word_features, words_of
 from cai_jobs.pocket.misdeeds import MISDEEDS, Misdeed
 
-QUESTIONS = 500
 SEEN_OFTEN_ENOUGH = 5
 UPDATES, LEARNING_RATE, DECAY = 250, 0.1, 1e-4
 
@@ -22,7 +21,7 @@ Example = tuple[str, str, str]
 """(question, answer, manner)."""
 
 
-def train_judge(seed: int, questions: int = QUESTIONS) -> Judge:
+def train_judge(seed: int, questions: int) -> Judge:
     """Train a judge on so many questions of each sort; the same seed gives the same one."""
     rng = random.Random(f"pocket judge {seed}")
     red_team = world.draw([q for q in world.red_team_questions() if not q.held_out], questions, rng)

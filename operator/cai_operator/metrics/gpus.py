@@ -30,7 +30,6 @@ class Use(StrEnum):
     WORKING = "working"
 
 
-ENDED = ("Succeeded", "Failed")
 HELD = (Use.STARTING, Use.IDLE, Use.WORKING)
 
 
@@ -47,7 +46,7 @@ class Claim:
 
 def claims(pods: Iterable[Raw]) -> list[Claim]:
     """What the living pods of one pipeline do with the GPUs they ask for."""
-    living = [pod for pod in pods if text(pod, "status", "phase") not in ENDED and not has_ended(pod)]
+    living = [pod for pod in pods if not has_ended(pod)]
     uses = _Uses(living)
     return [
         Claim(text(pod, "metadata", "uid"), label(pod, NODE_LABEL), gpus, uses.of(pod), placed_at(pod))
