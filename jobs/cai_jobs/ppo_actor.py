@@ -15,6 +15,7 @@ from typing import Any
 
 from cai_jobs.contract import artifacts, program
 from cai_jobs.ppo.settings import ActorSettings
+from cai_jobs.training.startup import heavy_imports
 
 CHECKPOINTS = "checkpoints"
 
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> Mapping[str, Any] | None:
             f"--model {options.model}: there is no config.json; give a Hugging Face model directory"
         )
 
-    from cai_jobs.ppo.actor_setup import is_first_process, train
+    with heavy_imports():
+        from cai_jobs.ppo.actor_setup import is_first_process, train
 
     if not is_first_process():
         # torchrun's other processes train along and publish nothing

@@ -9,7 +9,6 @@ first and answers at once (ready: 503) while the model is being loaded.
 
 from __future__ import annotations
 
-import gc
 import signal
 import socket
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cai_jobs.contract import program
 from cai_jobs.contract.program import InputError, Parser
+from cai_jobs.training.startup import heavy_imports
 
 if TYPE_CHECKING:
     from cai_jobs.inference.model import Model
@@ -83,12 +83,10 @@ def serve(arguments: Namespace, listener: socket.socket) -> None:
     def load() -> Model:
         # in the engine's thread: importing torch takes seconds, and the port shall answer meanwhile
         started = time.monotonic()
-        # garbage collections, of which none frees anything here, are a sixth of the import's time
-        gc.disable()
-        from cai_jobs.inference.model import load
+        with heavy_imports():
+            from cai_jobs.inference.model import load
 
-        model = load(arguments.model, arguments.device, arguments.dtype)
-        gc.enable()
+            model = load(arguments.model, arguments.device, arguments.dtype)
         say(f"{arguments.model} loaded on {model.device} in {time.monotonic() - started:.1f} s; ready")
         return model
 

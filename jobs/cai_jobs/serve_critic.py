@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_jobs.contract import program
+from cai_jobs.training.startup import heavy_imports
 
 
 def build_parser() -> program.Parser:
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> Mapping[str, Any] | None:
     # before the imports and the weights: a taken port must be heard of in a second
     listener = _listen(options.host, options.port)
 
-    from cai_jobs.ppo.critic_serving import serve
+    with heavy_imports():
+        from cai_jobs.ppo.critic_serving import serve
 
     serve(options, listener)
     return {"metrics": {}}

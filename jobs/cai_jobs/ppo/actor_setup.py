@@ -20,6 +20,7 @@ from cai_jobs.ppo.rollout import end_tokens, read_prompts
 from cai_jobs.ppo.settings import ActorSettings
 from cai_jobs.ppo.vocabulary import check_same_vocabulary, describe_vocabulary
 from cai_jobs.training.models import load_causal_model, load_tokenizer, save_model
+from cai_jobs.training.startup import heavy_imports
 
 
 def is_first_process() -> bool:
@@ -34,7 +35,8 @@ def train(options: argparse.Namespace, settings: ActorSettings, output: Path) ->
         InputError, RetryableError: as `ppo_actor.main`.
     """
     device = pick_device(options.device, options.dtype)
-    tokenizer, policy, reference = load_models(options.model, device.device)
+    with heavy_imports():
+        tokenizer, policy, reference = load_models(options.model, device.device)
     longest = settings.max_length // 2
     prompts, dropped = read_prompts(options.train_prompts, tokenizer, longest)
     validation: list[list[int]] = []

@@ -17,6 +17,7 @@ from cai_jobs.ppo import checkpoints
 from cai_jobs.ppo.critic_model import Critic, CriticSettings
 from cai_jobs.ppo.critic_server import CriticService, build_app
 from cai_jobs.ppo.device import pick_device
+from cai_jobs.training.startup import heavy_imports
 
 DRAIN_S = 5
 
@@ -34,7 +35,8 @@ def serve(options: argparse.Namespace, listener: socket.socket) -> None:
     settings = CriticSettings(**fields)
 
     def load() -> Critic:
-        critic = Critic(options.reward_model, settings, pick_device(options.device, options.dtype))
+        with heavy_imports():
+            critic = Critic(options.reward_model, settings, pick_device(options.device, options.dtype))
         newest = max(checkpoints.saved_steps(settings.checkpoint_dir), default=0)
         critic.restore(newest if options.step is None else options.step)
         return critic

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """A block that imports the training libraries: nothing is sent to or asked of the hub, and it takes a sixth less.
+    """A block that imports torch and its kin, or loads a model, which imports more; it takes a sixth less.
 
     Importing makes some hundred thousand objects that stay; the garbage collector would walk over them again and again.
+    Nothing is sent to or asked of the hub.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
