@@ -6,8 +6,8 @@ PIPELINE ?= examples/pocket.yaml
 IMAGES ?= operator jobs jobs-cpu
 # A pip index that holds CPU builds of torch (a tenth of the download). Empty: the default index and its CUDA build.
 TORCH_INDEX ?=
-# twice the cores: the tests of the operator and of the node mostly wait
-WORKERS ?= $(shell expr $$(nproc) \* 2)
+# three times the cores: the tests of the operator and of the node mostly wait
+WORKERS ?= $(shell expr $$(nproc) \* 3)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,8 @@ LOCK := requirements.lock
 CUDA_PACKAGES := ^(torch|triton|nvidia-|cuda-)
 TORCH_VERSION = $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))
 export OMP_WAIT_POLICY := passive
+# hundreds of processes are started from here: none shall compile what another has compiled
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help run status test test-unit test-nemo lint format manifests cluster cluster-down cluster-programs images lock pocket-base five-seeds benchmark benchmark-operator benchmark-cluster benchmark-generators clean

@@ -40,8 +40,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist loadgroup`: the tests of a file on one worker, as they share what it sets up; the longest first.
 
-    The tests of the one node are one group (tests/cluster/conftest.py). What watches real servers and processes at
-    work gets a second try on a busy machine, and the summary names it then; a pure test never does.
+    Those that share more than that are one group: of the one node (tests/cluster/conftest.py), of an API server
+    (tests/api/conftest.py). What watches real servers and processes at work gets a second try on a busy machine, and
+    the summary names it then; a pure test never does.
     """
 
     def rank(item: pytest.Item) -> int:

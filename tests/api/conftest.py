@@ -1,4 +1,4 @@
-"""An API server of the tests' own, one for every process that runs tests.
+"""An API server of the tests' own, one for every group of tests.
 
 | fixtures | who acts |
 |---|---|
@@ -18,12 +18,32 @@ from tests.harness.availability import skipped_where_unavailable
 from tests.harness.control_plane import HOUSEKEEPING, WORKLOADS, ControlPlane
 from tests.harness.objects import Api
 
-CRDS = Path(__file__).parents[2] / "crds"
+HERE = Path(__file__).parent
+CRDS = HERE.parents[1] / "crds"
+# by the first of these fixtures that a test uses
+GROUPS = {
+    "operator": "the operator of all namespaces",
+    "control_plane_with_jobs": "operators of a test's own",
+    "control_plane": "no operator",
+}
 # off by default; a test changes Jobs as they are created, as a webhook does, with no server of its own
 MUTATING = (
     "--feature-gates=MutatingAdmissionPolicy=true",
     "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`: one worker for all that share an API server, and with it the operator of all namespaces.
+
+    A test with operators of its own has to stop that one, so such tests have another API server.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        group = next((group for name, group in GROUPS.items() if name in fixtures), None)
+        if group is not None and item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

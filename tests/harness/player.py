@@ -10,7 +10,6 @@ Pods are not bound to a node, so a deleted one is gone at once.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,10 +20,9 @@ import httpx
 from tests.harness.control_plane import ControlPlane
 from tests.harness.objects import Api, wait_for
 from tests.harness.outcomes import Evicted, Fail, Outcome, Run, Succeed, ended, status_steps
+from tests.harness.watching import Watching
 
 from cai_operator.manifests.kinds import POD
-
-WATCH_S = 5
 
 
 class Player:
@@ -45,7 +43,7 @@ class Player:
         self._running: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._problem: Exception | None = None
         self._lock = threading.RLock()
-        self._over = threading.Event()
+        self._watching = Watching()
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
 
     def __enter__(self) -> Self:
@@ -53,7 +51,7 @@ class Player:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._over.set()
+        self._watching.end()
         self._thread.join()
         self._client.close()
         if kind is None and self._problem is not None:
@@ -94,7 +92,7 @@ class Player:
 
     def _play(self) -> None:
         version = ""
-        while not self._over.is_set():
+        while not self._watching.over.is_set():
             try:
                 if not version:
                     listed = self._client.get(POD.path(self._api.namespace)).raise_for_status().json()
@@ -104,21 +102,18 @@ class Player:
                 version = self._watch(version)
             except (httpx.TransportError, httpx.HTTPStatusError):
                 version = ""  # the API server is being restarted: look at everything again
-                self._over.wait(0.2)
+                self._watching.over.wait(0.2)
             except Exception as problem:  # shown when the test ends
                 self._problem = problem
                 return
 
     def _watch(self, version: str) -> str:
-        parameters = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
-        with self._client.stream("GET", POD.path(self._api.namespace), params=parameters) as answer:
-            for line in answer.iter_lines():
-                event = json.loads(line)
-                if self._over.is_set() or event["type"] == "ERROR":
-                    return ""
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] != "DELETED":
-                    self._play_pod(event["object"])
+        for event in self._watching.events(self._client, POD.path(self._api.namespace), version):
+            if event["type"] == "ERROR":
+                return ""
+            version = event["object"]["metadata"]["resourceVersion"]
+            if event["type"] != "DELETED":
+                self._play_pod(event["object"])
         return version
 
     def _play_pod(self, pod: dict[str, Any]) -> None:

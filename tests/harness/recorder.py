@@ -6,15 +6,15 @@ put in one order, and a test can ask what was there when something came.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 from tests.harness.control_plane import ControlPlane
+from tests.harness.watching import Watching
 
 from cai_operator.manifests.kinds import DEPLOYMENT, JOB, ObjectKind
 
@@ -62,7 +62,7 @@ class Recorder:
         self._kinds = kinds or (JOB, DEPLOYMENT)
         self._changes: list[tuple[str, Change]] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._watches: list[Watching] = []
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -70,13 +70,15 @@ class Recorder:
             answer = self._client.get(kind.path(self._namespace)).raise_for_status().json()
             for item in answer["items"]:
                 self._note(kind, "ADDED", item)
-            arguments = (kind, answer["metadata"]["resourceVersion"])
+            self._watches.append(Watching())
+            arguments = (kind, answer["metadata"]["resourceVersion"], self._watches[-1])
             self._threads.append(threading.Thread(target=self._watch, args=arguments, daemon=True))
             self._threads[-1].start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._over.set()
+        for watching in self._watches:
+            watching.end()
         for thread in self._threads:
             thread.join()
         self._client.close()
@@ -112,24 +114,16 @@ class Recorder:
                 (there.discard if change.is_going else there.add)(change.name)
         return there
 
-    def _watch(self, kind: ObjectKind, version: str) -> None:
-        while not self._over.is_set():
-            parameters = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "2"}
+    def _watch(self, kind: ObjectKind, version: str, watching: Watching) -> None:
+        while not watching.over.is_set():
             try:
-                with self._client.stream("GET", kind.path(self._namespace), params=parameters) as answer:
-                    for event in _events(answer):
-                        version = event["object"]["metadata"]["resourceVersion"]
-                        self._note(kind, event["type"], event["object"])
+                for event in watching.events(self._client, kind.path(self._namespace), version):
+                    assert event["type"] != "ERROR", f"the watch of a test broke: {event}"
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    self._note(kind, event["type"], event["object"])
             except httpx.TransportError:
-                self._over.wait(0.2)
+                watching.over.wait(0.2)
 
     def _note(self, kind: ObjectKind, what: str, found: dict[str, Any]) -> None:
         with self._lock:
             self._changes.append((kind.kind, Change(int(found["metadata"]["resourceVersion"]), what, found)))
-
-
-def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in answer.iter_lines():
-        event = json.loads(line)
-        assert event["type"] != "ERROR", f"the watch of a test broke: {event}"
-        yield event

@@ -3,17 +3,19 @@
 Whatever the moment, the pipeline must end as if nothing had happened: the same stages, keys and figures, the same
 children and no other, every program run once. The sweep over all writes runs the operator's reconciler in the test's
 own process against a real API server: "killed" is an exception that nothing of it can catch, "started again" a new one
-that knows nothing. So every run takes the same steps. `test_killed_processes.py` does it to real processes.
+that knows nothing. So every run takes the same steps. A run is killed at several writes, far from each other; with
+CAI_FULL_SWEEP=1 every write has a run of its own. `test_killed_processes.py` does it to real processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +35,14 @@ from cai_operator.settings import read_settings
 from cai_operator.snapshot import WATCHED, View
 
 SHARES = 4
+RUNS = 16
+"""Runs that share the writes of a clean run, each taking every sixteenth; some more follow for what those left out."""
 AT_ONCE = 6
-MOST_LOOKS = 200
+MOST_LOOKS = 400
 CHANGES_WITH_EVERY_RUN = ("started", "finished", "lastTransitionTime")
 
-Deaths = frozenset[tuple[str, int]]
-"""Where the operator dies: "before" or "after", and which of its writes, counting those that were cut off too."""
+Death = tuple[str, str]
+"""When the operator dies: "before" or "after", and which of its writes, by its name."""
 
 
 class Killed(BaseException):
@@ -46,40 +50,62 @@ class Killed(BaseException):
 
 
 class DyingTransport(httpx.AsyncBaseTransport):
-    """Passes requests on and counts the writes; dies where it is told to."""
+    """Passes requests on and names the writes; dies once at each of `deaths`.
+
+    A write's name is what is written and how many such were answered before: one that was cut off has the name of the
+    one that is made in its place.
+
+    Attributes:
+        made: the names of the writes that were answered.
+        died: the deaths died so far, in order.
+    """
 
     def __init__(
-        self, inner: httpx.AsyncBaseTransport, token: str, world: HandPlayed, deaths: Deaths = frozenset()
+        self, inner: httpx.AsyncBaseTransport, token: str, world: HandPlayed, deaths: Collection[Death] = ()
     ) -> None:
-        self.writes: list[str] = []
+        self.made: list[str] = []
+        self.died: list[Death] = []
         self._inner, self._token, self._world, self._deaths = inner, token, world, deaths
+        self._counts: Counter[str] = Counter()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["Authorization"] = f"Bearer {self._token}"
         if request.method == "GET":
             return await self._inner.handle_async_request(request)
-        self.writes.append(f"{request.method} {request.url.path}")
-        if ("before", len(self.writes)) in self._deaths:
-            raise Killed
+        what = _what_is_written(request).replace(self._world.namespace, "NAMESPACE")
+        name = f"{what} #{self._counts[what] + 1}"
+        self._die("before", name)
         response = await self._inner.handle_async_request(request)
         self._world.saw(request.method, json.loads(await response.aread()))
-        if ("after", len(self.writes)) in self._deaths:
-            raise Killed
+        self._counts[what] += 1
+        self.made.append(name)
+        self._die("after", name)
         return response
+
+    def _die(self, when: str, name: str) -> None:
+        death = (when, name)
+        if death in self._deaths and death not in self.died:
+            self.died.append(death)
+            raise Killed
+
+
+def _what_is_written(request: httpx.Request) -> str:
+    words = [request.method, request.url.path]
+    if request.url.path.endswith("/events"):
+        event = json.loads(request.content)
+        words += [event["reason"], event["message"]]
+    return " ".join(words)
 
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended: all that must be the same whenever the operator died."""
+    """How a run ended: all that must be the same whenever the operator died; its writes, and when it did die."""
 
     status: Any
     children: dict[tuple[str, str], Any]
     runs: Counter[str]
-    writes: tuple[str, ...]
-
-    def repeats(self, write: int) -> bool:
-        """Whether the write of that number was made again next."""
-        return len(self.writes) > write and self.writes[write - 1] == self.writes[write]
+    made: tuple[str, ...]
+    died: tuple[Death, ...]
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +121,13 @@ def quiet_plane() -> Iterator[ControlPlane]:
 
 def test_the_clean_run(quiet_plane: ControlPlane) -> None:
     """What the others are compared with must itself be right."""
-    [end] = asyncio.run(_run_all(quiet_plane, [frozenset()]))
+    [end] = asyncio.run(_run_all(quiet_plane, [[]]))
     assert end.status["phase"] == "Succeeded"
     assert end.runs == Counter(JOBS)
     assert {kind for kind, _ in end.children} == {kind.kind for kind in CHILD_KINDS}
     assert [name for kind, name in end.children if kind == "Deployment"] == ["pocket-serve"]
     assert [name for kind, name in end.children if kind == "Service"] == ["pocket-serve"]
+    assert len(set(end.made)) == len(end.made) > 4 * RUNS
 
 
 @pytest.mark.parametrize("share", range(SHARES))
@@ -111,21 +138,30 @@ def test_killed_before_and_after_every_write(quiet_plane: ControlPlane, share: i
 
 async def _sweep(plane: ControlPlane, share: int) -> list[str]:
     """What went wrong in the runs of one share of all writes."""
-    [clean] = await _run_all(plane, [frozenset()])
-    writes = range(1 + share, len(clean.writes) + 1, SHARES)
+    [clean] = await _run_all(plane, [[]])
+    count = len(clean.made) if "CAI_FULL_SWEEP" in os.environ else RUNS
     # killed as it is about to be made, and again when the next operator has just made it
-    both: list[Deaths] = [frozenset({("before", write), ("after", write + 1)}) for write in writes]
-    ends = dict(zip(both, await _run_all(plane, both), strict=True))
+    planned = [
+        [(when, name) for name in clean.made[run::count] for when in ("before", "after")]
+        for run in range(share, count, SHARES)
+    ]
+    ends = await _run_all(plane, planned)
     # but the next one may do something else first, or nothing: an event that was cut off is not told again
-    rest = [write for write, deaths in zip(writes, both, strict=True) if not ends[deaths].repeats(write)]
-    alone: list[Deaths] = [frozenset({("after", write)}) for write in rest]
-    ends |= dict(zip(alone, await _run_all(plane, alone), strict=True))
-    return [problem for deaths, end in ends.items() for problem in _problems(clean, deaths, end)]
+    left = _left(planned, ends)
+    some = [left[run::SHARES] for run in range(SHARES)]
+    ends += (more := await _run_all(plane, some))
+    alone = [[death] for death in _left(some, more)]
+    ends += (more := await _run_all(plane, alone))
+    problems = [problem for end in ends for problem in _problems(clean, end)]
+    return problems + [f"was not killed {when} {name}" for when, name in _left(alone, more)]
 
 
-def _problems(clean: End, deaths: Deaths, end: End) -> list[str]:
-    write = min(write for _, write in deaths)
-    where = f"killed {' and '.join(sorted(when for when, _ in deaths))} {clean.writes[write - 1]}"
+def _left(planned: Sequence[Collection[Death]], ends: Sequence[End]) -> list[Death]:
+    return [death for deaths, end in zip(planned, ends, strict=True) for death in deaths if death not in end.died]
+
+
+def _problems(clean: End, end: End) -> list[str]:
+    where = f"killed {', '.join(f'{when} {name}' for when, name in end.died)}"
     problems = []
     if end.runs != clean.runs:
         too_often, not_at_all = dict(end.runs - clean.runs), dict(clean.runs - end.runs)
@@ -137,10 +173,10 @@ def _problems(clean: End, deaths: Deaths, end: End) -> list[str]:
     return problems
 
 
-async def _run_all(plane: ControlPlane, deaths: list[Deaths]) -> list[End]:
+async def _run_all(plane: ControlPlane, deaths: list[list[Death]]) -> list[End]:
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def one(deaths: Deaths) -> End:
+    async def one(deaths: list[Death]) -> End:
         async with turn:
             return await _run(plane, transport, client, deaths)
 
@@ -149,27 +185,26 @@ async def _run_all(plane: ControlPlane, deaths: list[Deaths]) -> list[End]:
 
 
 async def _run(
-    plane: ControlPlane, transport: httpx.AsyncBaseTransport, client: httpx.AsyncClient, deaths: Deaths
+    plane: ControlPlane, transport: httpx.AsyncBaseTransport, client: httpx.AsyncClient, deaths: list[Death]
 ) -> End:
     """One pipeline from its creation until neither the operator nor anybody else has anything to do."""
     world = HandPlayed(client, f"sweep-{secrets.token_hex(4)}")
     wire = DyingTransport(transport, plane.admin_token, world, deaths)
     await world.make_namespace()
     await world.create(PIPELINE, pocket())
-    operator, is_new, kills = _new_operator(plane, wire, world), True, 0
+    operator, is_new = _new_operator(plane, wire, world), True
     for _ in range(MOST_LOOKS):
-        before = len(wire.writes)
+        before = len(wire.made)
         try:
             await operator.reconcile((world.namespace, "pocket"), live=is_new)
             is_new = False
         except Killed:
-            operator, is_new, kills = _new_operator(plane, wire, world), True, kills + 1
+            operator, is_new = _new_operator(plane, wire, world), True
             continue
-        if not await world.step() and len(wire.writes) == before:
+        if not await world.step() and len(wire.made) == before:
             break
     else:
-        raise AssertionError(f"killed {sorted(deaths)}: no end in sight, the last writes: {wire.writes[-5:]}")
-    assert kills >= min(len(deaths), 1), f"was not killed {sorted(deaths)}"
+        raise AssertionError(f"killed {wire.died}: no end in sight, the last writes: {wire.made[-5:]}")
     return await _end(world, wire)
 
 
@@ -189,8 +224,7 @@ async def _end(world: HandPlayed, wire: DyingTransport) -> End:
         if kind not in (PIPELINE.kind, POD.kind)
     }
     status = json.loads(json.dumps(there[PIPELINE.kind, "pocket"]["status"]).replace(world.namespace, "NAMESPACE"))
-    writes = tuple(write.replace(world.namespace, "NAMESPACE") for write in wire.writes)
-    return End(_without_times(status), children, world.runs, writes)
+    return End(_without_times(status), children, world.runs, tuple(wire.made), tuple(wire.died))
 
 
 def _without_times(value: Any) -> Any:
