@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.availability import skipped_where_unavailable
-from tests.harness.control_plane import HOUSEKEEPING, WORKLOADS, ControlPlane
+from tests.harness.control_plane import HOUSEKEEPING, ONE_CLIENT, WORKLOADS, ControlPlane
 from tests.harness.objects import Api
 
 HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ def namespace_with_jobs(control_plane_with_jobs: ControlPlane) -> Iterator[str]:
 
 @contextmanager
 def _started(controllers: tuple[str, ...]) -> Iterator[ControlPlane]:
-    plane = ControlPlane(controllers=controllers, apiserver_flags=MUTATING)
+    plane = ControlPlane(controllers=controllers, apiserver_flags=(*MUTATING, *ONE_CLIENT))
     with skipped_where_unavailable():
         plane.start()
     with plane:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from tests.harness import doc_runs
 from tests.harness.availability import skipped_where_unavailable
-from tests.harness.control_plane import WORKLOADS, ControlPlane
+from tests.harness.control_plane import ONE_CLIENT, WORKLOADS, ControlPlane
 from tests.harness.doc_commands import ROOT, Command, blocks, commands, filled_in, pages
 from tests.harness.doc_shell import Shell
 from tests.harness.objects import Api, again_and_again, wait_for
@@ -67,7 +67,7 @@ class Reader:
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     """A control plane of these tests' own: they take the resource's definition away."""
-    plane = ControlPlane(controllers=WORKLOADS)
+    plane = ControlPlane(controllers=WORKLOADS, apiserver_flags=ONE_CLIENT)
     with skipped_where_unavailable():
         plane.start()
     with plane:

@@ -17,6 +17,7 @@ from cai_operator.manifests.kinds import EVENT, PIPELINE, ObjectKind
 T = TypeVar("T")
 PATIENCE_S = float(os.environ.get("CAI_TEST_PATIENCE_S", "180"))
 """How long a test waits for what must come before it gives up: far longer than anything takes; it measures nothing."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.2
 
 
 class Api:
@@ -123,12 +124,14 @@ def wait_for(
         AssertionError: it did not come; the message has what was seen last.
     """
     end = time.monotonic() + patience_s
+    pause_s = SHORTEST_PAUSE_S
     while True:
         seen = look()
         if is_there(seen):
             return seen
         assert time.monotonic() < end, f"waited in vain for {what}; seen last: {_shown(seen)}"
-        time.sleep(0.1)
+        time.sleep(pause_s)
+        pause_s = min(LONGEST_PAUSE_S, 1.2 * pause_s)
 
 
 @contextmanager

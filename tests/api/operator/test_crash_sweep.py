@@ -24,7 +24,7 @@ import httpx
 import pytest
 from tests.api.conftest import CRDS
 from tests.harness.availability import skipped_where_unavailable
-from tests.harness.control_plane import ControlPlane
+from tests.harness.control_plane import ONE_CLIENT, ControlPlane
 from tests.harness.hand_played import HandPlayed
 from tests.harness.pipelines import JOBS, pocket
 
@@ -111,7 +111,7 @@ class End:
 @pytest.fixture(scope="module")
 def quiet_plane() -> Iterator[ControlPlane]:
     """An API server with a CAIPipeline resource and no controllers: the test plays all of them."""
-    plane = ControlPlane(controllers=())
+    plane = ControlPlane(controllers=(), apiserver_flags=ONE_CLIENT)
     with skipped_where_unavailable():
         plane.start()
     with plane:

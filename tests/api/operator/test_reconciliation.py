@@ -253,6 +253,10 @@ def _assert_servers_stood_only_while_needed(recorder: Recorder) -> None:
 
 
 def _end_what_still_runs(api: Api, player: Player, node: str) -> None:
-    there = {pod["metadata"]["name"] for pod in api.list(POD, **{"cai.dev/node": node})}
-    assert set(player.running(node)) & there
+    def running() -> set[str]:
+        there = {pod["metadata"]["name"] for pod in api.list(POD, **{"cai.dev/node": node})}
+        return there & set(player.running(node))
+
+    # those of a deleted Job run on by the script only
+    wait_for(running, f"a pod of {node} that is there to run")
     player.end(node)
