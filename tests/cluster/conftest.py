@@ -19,11 +19,11 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these tests on one worker (with `--dist loadgroup`).
+    """All of these tests on one worker (with `--dist loadgroup`), but those that only look into images.
 
     The one that kills the node comes before its users; the one that uninstalls the operator is last by its name.
     """
-    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    ours = [item for item in items if item.path.is_relative_to(HERE) and item.path.name != "test_images.py"]
     for item in ours:
         item.add_marker(pytest.mark.xdist_group("node"))
     items.sort(key=lambda item: item.path.name != "test_killed_node.py")

@@ -60,7 +60,11 @@ def test_a_suspended_training_goes_on_where_it_stopped(
     node_canary.search(run, canaries)
     print(canaries.table())
     assert canaries.found == []
-    assert watch.holders == {"ngc": {"rlData/job"}, "hub": {"models/job", "datasets/job"}}
+    given = node_canary.given(run)
+    assert given == {"ngc": {"rlData/job"}, "hub": {"models/job", "datasets/job"}}
+    # one that ends within a moment may not have been seen
+    assert all(holders <= given[name] for name, holders in watch.holders.items())
+    assert watch.holders["ngc"] == given["ngc"]
     assert min(canaries.searched.values()) > 2
 
 

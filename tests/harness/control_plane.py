@@ -185,7 +185,7 @@ class ControlPlane(Access):
             url = f"http://{LOOPBACK}:{free_port()}"
             command: list[str | Path] = [self._programs["etcd"], f"--data-dir={self.directory / 'etcd'}"]
             # what a test writes need not survive the machine, only the process
-            command += ["--logger=zap", "--log-level=warn", "--unsafe-no-fsync"]
+            command += ["--logger=zap", "--log-level=warn", "--unsafe-no-fsync", "--backend-batch-interval=1s"]
             command += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
             command += [f"--listen-peer-urls=http://{LOOPBACK}:0", "--quota-backend-bytes=4294967296"]
             etcd = self._launch("etcd", command, {"ETCD_UNSUPPORTED_ARCH": _go_architecture()})

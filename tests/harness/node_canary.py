@@ -83,6 +83,19 @@ def watched(run: Run, canaries: Canaries) -> Iterator[ProcessWatch]:
             yield watch
 
 
+def given(run: Run) -> dict[str, set[str]]:
+    """Secret -> the pods that are told to take it into the environment of their program, by what they are."""
+    found: dict[str, set[str]] = {}
+    for pod in run.pods():
+        labels = pod["metadata"]["labels"]
+        for container in pod["spec"]["containers"]:
+            for variable in container.get("env", []):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                if reference is not None:
+                    found.setdefault(reference["name"], set()).add(f"{labels[NODE_LABEL]}/{labels[KIND_LABEL]}")
+    return found
+
+
 def search(run: Run, canaries: Canaries) -> None:
     """Look through all there is of a pipeline now, but for the Secrets themselves."""
     cluster, namespace = run.cluster, run.api.namespace

@@ -35,8 +35,8 @@ from cai_operator.settings import read_settings
 from cai_operator.snapshot import WATCHED, View
 
 SHARES = 4
-RUNS = 16
-"""Runs that share the writes of a clean run, each taking every sixteenth; some more follow for what those left out."""
+RUNS = 12
+"""Runs that share the writes of a clean run, each taking every twelfth; some more follow for what those left out."""
 AT_ONCE = 6
 MOST_LOOKS = 400
 CHANGES_WITH_EVERY_RUN = ("started", "finished", "lastTransitionTime")
