@@ -36,8 +36,8 @@ def test_a_suspended_training_goes_on_where_it_stopped(
         run.until("rows of rlData", lambda: run.journalled("rlData") > 1)
         node_canary.search(run, canaries)
         run.until("a step of ppo", lambda: run.trained("ppo") > 0)
-    node_canary.search(run, canaries)
-    _suspend(run, True)
+        # at once: a search takes as long as some steps
+        _suspend(run, True)
     run.until_phase("Suspended")
     assert run.api.condition("small", "Suspended")["status"] == "True"
     wait_for(lambda: _at_work(run), "all pods to go", lambda pods: not pods)
@@ -45,6 +45,7 @@ def test_a_suspended_training_goes_on_where_it_stopped(
     assert run.nodes()["ppo"]["state"] == "Suspended"
     saved = run.trained("ppo")
     assert saved > 0
+    node_canary.search(run, canaries)
 
     _suspend(run, False)
     run.until_phase("Succeeded")
