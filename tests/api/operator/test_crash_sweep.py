@@ -119,26 +119,31 @@ def quiet_plane() -> Iterator[ControlPlane]:
         yield plane
 
 
-def test_the_clean_run(quiet_plane: ControlPlane) -> None:
-    """What the others are compared with must itself be right."""
+@pytest.fixture(scope="module")
+def clean(quiet_plane: ControlPlane) -> End:
+    """How a run ends in which nobody dies."""
     [end] = asyncio.run(_run_all(quiet_plane, [[]]))
-    assert end.status["phase"] == "Succeeded"
-    assert end.runs == Counter(JOBS)
-    assert {kind for kind, _ in end.children} == {kind.kind for kind in CHILD_KINDS}
-    assert [name for kind, name in end.children if kind == "Deployment"] == ["pocket-serve"]
-    assert [name for kind, name in end.children if kind == "Service"] == ["pocket-serve"]
-    assert len(set(end.made)) == len(end.made) > 4 * RUNS
+    return end
+
+
+def test_the_clean_run(clean: End) -> None:
+    """What the others are compared with must itself be right."""
+    assert clean.status["phase"] == "Succeeded"
+    assert clean.runs == Counter(JOBS)
+    assert {kind for kind, _ in clean.children} == {kind.kind for kind in CHILD_KINDS}
+    assert [name for kind, name in clean.children if kind == "Deployment"] == ["pocket-serve"]
+    assert [name for kind, name in clean.children if kind == "Service"] == ["pocket-serve"]
+    assert len(set(clean.made)) == len(clean.made) > 4 * RUNS
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_killed_before_and_after_every_write(quiet_plane: ControlPlane, share: int) -> None:
-    problems = asyncio.run(_sweep(quiet_plane, share))
+def test_killed_before_and_after_every_write(quiet_plane: ControlPlane, clean: End, share: int) -> None:
+    problems = asyncio.run(_sweep(quiet_plane, clean, share))
     assert problems == [], "\n".join(problems)
 
 
-async def _sweep(plane: ControlPlane, share: int) -> list[str]:
+async def _sweep(plane: ControlPlane, clean: End, share: int) -> list[str]:
     """What went wrong in the runs of one share of all writes."""
-    [clean] = await _run_all(plane, [[]])
     count = len(clean.made) if "CAI_FULL_SWEEP" in os.environ else RUNS
     # killed as it is about to be made, and again when the next operator has just made it
     planned = [
