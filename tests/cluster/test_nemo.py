@@ -31,7 +31,6 @@ from tests.programs.nemo.stand_in_lessons import after, digest_of, read_rows
 from cai_jobs.contract import artifacts
 from cai_jobs.nemo import checkpoints
 from cai_operator.manifests.kinds import CLAIM, POD, SERVICE
-from cai_operator.observing.endings import rank_of
 
 pytestmark = pytest.mark.slow
 
@@ -89,12 +88,12 @@ def run(operator: Cluster, gpus: None, namespace: str, start: Start, judge: str,
 
 def test_whatever_is_killed_the_models_are_those_of_an_undisturbed_run(run: Run, operator: Cluster) -> None:
     run.until("step 2 of sft", lambda: saved(run, "sft", "nemo") == 2)
-    kill_rank(run, "sft", "job", 1)
+    run.kill_rank("sft", "job", 1)
     release(run, "sft")
 
     run.until("step 2 of actor and critic", lambda: saved(run, "ppo", "nemo") == saved(run, "ppo", "critic") == 2)
     kill_operator(operator)
-    kill_rank(run, "ppo", "server", 1)
+    run.kill_rank("ppo", "server", 1)
     release(run, "ppo")
 
     run.until_phase("Succeeded")
@@ -127,12 +126,6 @@ def saved(run: Run, node: str, work: str) -> int:
 def release(run: Run, node: str) -> None:
     """Let a trainer that is held go on."""
     (run.volume / NAME / "habits" / f"hold-{node}").unlink()
-
-
-def kill_rank(run: Run, node: str, kind: str, rank: int) -> None:
-    """SIGKILL everything in the pod of one rank."""
-    (pod,) = (pod for pod in run.pods(node, kind) if rank_of(pod) == rank)
-    os.kill(process_of(pod), signal.SIGKILL)
 
 
 def kill_operator(operator: Cluster) -> None:

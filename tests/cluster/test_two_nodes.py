@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.harness.installed import SMALL, Run, Start, process_of
+from tests.harness.installed import SMALL, Run, Start
 from tests.harness.pipelines import merged
 
 from cai_operator.manifests.kinds import JOB
@@ -35,7 +33,7 @@ def test_two_pods_learn_what_one_does_though_one_is_killed(
     run = start(manifest, namespace)
 
     run.until("a step of sft", lambda: run.trained("sft") > 0)
-    _kill_rank(run, 1)
+    run.kill_rank("sft", "job", 1)
     run.until_phase("Succeeded")
     assert run.nodes()["sft"]["attempts"] == 2
 
@@ -54,12 +52,6 @@ def test_two_pods_learn_what_one_does_though_one_is_killed(
     assert _losses(run, "train") == pytest.approx(_losses(undisturbed, "train"), rel=TOLERANCE)
     # a mean of micro batches' means, which are smaller here
     assert _losses(run, "validation") == pytest.approx(_losses(undisturbed, "validation"), rel=0.03)
-
-
-def _kill_rank(run: Run, rank: int) -> None:
-    """SIGKILL everything in the pod of one rank."""
-    (pod,) = (pod for pod in run.pods("sft", "job") if rank_of(pod) == rank)
-    os.kill(process_of(pod), signal.SIGKILL)
 
 
 def _attempts(pods: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -21,6 +21,7 @@ from tests.harness.objects import Api, wait_for
 
 from cai_operator.manifests.kinds import CLAIM, POD
 from cai_operator.names import KIND_LABEL, NODE_LABEL, PIPELINE_LABEL, claim_name
+from cai_operator.observing.endings import rank_of
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -121,6 +122,11 @@ class Run:
     def kill_program(self, node: str, kind: str) -> None:
         """SIGKILL the program in the running pod of a node."""
         pod = self.until(f"the {kind} of {node} to run", lambda: self.running(node, kind))
+        os.kill(process_of(pod), signal.SIGKILL)
+
+    def kill_rank(self, node: str, kind: str, rank: int) -> None:
+        """SIGKILL everything in the pod of one rank of a node of the graph that has several machines."""
+        (pod,) = (pod for pod in self.pods(node, kind) if rank_of(pod) == rank)
         os.kill(process_of(pod), signal.SIGKILL)
 
     def kill_pod(self, node: str, kind: str) -> None:
