@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import yaml
+from tests.harness.forked_program import ForkedProgram
 from tests.harness.processes import Program
 
 STOP_PATIENCE_S = 60.0
@@ -26,6 +27,7 @@ class OperatorProcess:
         ca: the certificate that signed an https server's; None for a plain http proxy.
         settings: its CAI_ environment variables.
         module: the program; another one than the operator's own is `tests.harness.other_version`.
+        forked: as a fork of one that has done its imports; False where its memory is looked at.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class OperatorProcess:
         ca: Path | None = None,
         settings: Mapping[str, str] | None = None,
         module: str = "cai_operator.main",
+        forked: bool = True,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "operator.log"
@@ -44,7 +47,8 @@ class OperatorProcess:
         self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(server, token, ca)), encoding="utf-8")
         self._settings = {"CAI_LIVENESS_PORT": "0", "CAI_METRICS_PORT": "0", **(settings or {})}
         self._module = module
-        self._program: Program | None = None
+        self._forked = forked
+        self._program: Program | ForkedProgram | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -72,12 +76,12 @@ class OperatorProcess:
         self.starts += 1
         with self.log_path.open("a", encoding="utf-8") as log:
             log.write(f"--- start {self.starts}\n")
-        self._program = Program(
-            "operator",
-            [sys.executable, "-m", self._module],
-            self.log_path,
-            environment={"KUBECONFIG": str(self._kubeconfig), "PYTHONUNBUFFERED": "1", **self._settings},
-        )
+        environment = {"KUBECONFIG": str(self._kubeconfig), "PYTHONUNBUFFERED": "1", **self._settings}
+        if self._forked:
+            self._program = ForkedProgram(self._module, [], self.log_path, environment={**os.environ, **environment})
+        else:
+            command = [sys.executable, "-m", self._module]
+            self._program = Program("operator", command, self.log_path, environment=environment)
 
     def stop(self) -> None:
         """Ask it to stop (SIGTERM, as Kubernetes does) and wait for its end."""

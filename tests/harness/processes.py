@@ -55,7 +55,7 @@ class Program:
                 env={**os.environ, **(environment or {})},
                 # a Ctrl-C on the terminal is for the test, which then stops its programs in order
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: die_with(parent),
             )
 
     @property
@@ -125,7 +125,8 @@ def free_port(address: str = "127.0.0.1") -> int:
             return port
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process, just forked, when the thread of `parent` that forked it ends."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

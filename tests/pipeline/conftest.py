@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.harness.forked_program import ForkedProgram
 
 Document = dict[str, Any]
 PATIENCE_S = 900
@@ -57,11 +60,13 @@ spec:
 class Pipeline:
     """A directory with a manifest and the work directory of its runs.
 
-    Every process a run starts has this directory as its working directory, by which `processes` finds it.
+    Every process a run starts has this directory as its working directory, by which `processes` finds it. A run that is
+    not `forked` imports for every program what it needs, as a user's does.
     """
 
-    def __init__(self, directory: Path, manifest: Document = SMALL) -> None:
+    def __init__(self, directory: Path, manifest: Document = SMALL, *, forked: bool = True) -> None:
         self.directory = directory
+        self._forked = forked
         self.workdir = directory / "work"
         self.manifest = copy.deepcopy(manifest)
         self.principles = (files("cai_jobs") / "data" / "constitution" / PRINCIPLES).read_text()
@@ -71,13 +76,17 @@ class Pipeline:
     def stages(self) -> Document:
         return self.manifest["spec"].setdefault("stages", {})
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def start(self, *flags: str) -> subprocess.Popen[str] | ForkedProgram:
         """Write the manifest files and start `cai run`; its output goes to `output`."""
         (self.directory / "pipeline.yaml").write_text(yaml.safe_dump(self.manifest))
         data = {PRINCIPLES: self.principles}
         principles = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "principles"}, "data": data}
         (self.directory / "principles.yaml").write_text(yaml.safe_dump(principles))
         command = ["run", "pipeline.yaml", "principles.yaml", "--workdir", "work", *flags]
+        if self._forked:
+            self._output.unlink(missing_ok=True)
+            where = {"environment": environment(), "directory": self.directory}
+            return ForkedProgram("tests.harness.forked_cai", command, self._output, **where)
         with self._output.open("w") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "cai_operator.cli", *command],
@@ -98,7 +107,7 @@ class Pipeline:
         command = [sys.executable, "-m", "cai_operator.cli", *words]
         return subprocess.run(command, cwd=self.directory, env=environment(), capture_output=True, text=True)
 
-    def end(self, process: subprocess.Popen[str]) -> None:
+    def end(self, process: subprocess.Popen[str] | ForkedProgram) -> None:
         """Kill a run that a failed test would leave behind, and everything it started; print what it said."""
         if process.poll() is None:
             print(self.output()[-6000:])
@@ -129,6 +138,15 @@ class Pipeline:
     def artifact(self, node: str) -> Path:
         return self.workdir / "artifacts" / self.nodes()[node]["artifact"]["path"]
 
+    def program(self, name: str) -> int | None:
+        """The process of a running program, by the name its log has before the key."""
+        log = re.compile(rf"{re.escape(str(self.workdir))}/logs/small-{name}-[0-9a-f]{{8}}\.log")
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if os.getsid(pid) == pid and log.fullmatch(os.readlink(f"/proc/{pid}/fd/1")):
+                    return pid
+        return None
+
     def processes(self) -> dict[int, str]:
         """Every process of the runs in this directory, with its command line."""
         found = {}
@@ -149,7 +167,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "COLUMNS": "110"}
 
 
-def wait_for(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | ForkedProgram | None = None) -> Any:
     """Wait until the condition is true and return its value; fails when the process ends before that."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -180,7 +198,7 @@ def _undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "work" / "report.html").exists():
-            made = Pipeline(place)
+            made = Pipeline(place, forked=False)
             code, output = made.run()
             assert code == 0, output
             assert made.processes() == {}
@@ -201,12 +219,12 @@ def finished(_undisturbed: Path, tmp_path: Path) -> Iterator[Pipeline]:
 
 
 @pytest.fixture
-def make_pipeline(tmp_path: Path) -> Iterator[Callable[[Document], Pipeline]]:
-    """make_pipeline(manifest): a pipeline of another manifest."""
+def make_pipeline(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
+    """make_pipeline(manifest, forked=True): a pipeline of another manifest."""
     made: list[Pipeline] = []
 
-    def make(manifest: Document) -> Pipeline:
-        made.append(Pipeline(tmp_path / f"pipeline-{len(made)}", manifest))
+    def make(manifest: Document, forked: bool = True) -> Pipeline:
+        made.append(Pipeline(tmp_path / f"pipeline-{len(made)}", manifest, forked=forked))
         return made[-1]
 
     yield make

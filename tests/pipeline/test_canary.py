@@ -48,12 +48,12 @@ def judge_ports(canaries: Canaries, tmp_path: Path) -> Iterator[list[int]]:
 
 
 def test_no_key_is_anywhere_but_with_its_program(
-    make_pipeline: Callable[[Any], Pipeline],
+    make_pipeline: Callable[..., Pipeline],
     canaries: Canaries,
     judge_ports: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pipeline = make_pipeline(_manifest(judge_ports))
+    pipeline = make_pipeline(_manifest(judge_ports), forked=False)
     # keys that the user's own shell has are nobody's business
     monkeypatch.setenv("NGC_API_KEY", canaries.values["other"])
     for name, variable in VARIABLES.items():

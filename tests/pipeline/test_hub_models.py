@@ -120,7 +120,7 @@ def write_inputs(directory: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("style", ["llama", "mistral", "qwen2"])
 def test_every_program_takes_a_model_of_this_style(
-    style: str, make_pipeline: Callable[[Any], Any], tiny_model_dir: Callable[[str], Path], judge_url: str
+    style: str, make_pipeline: Callable[..., Any], tiny_model_dir: Callable[[str], Path], judge_url: str
 ) -> None:
     pipeline = make_pipeline(MANIFEST)
     pipeline.manifest["spec"]["judge"] = {"url": judge_url, "model": "stand-in"}

@@ -54,8 +54,7 @@ RUNS = [
 
 def at_work(pipeline: Any, program: str, stage: str, far_enough: Callable[[Path], bool]) -> int | None:
     """The program's process, if it runs and its stage has got far enough."""
-    name = re.compile(rf"--termination-message \S*/run/small-{program}-[0-9a-f]{{8}}\b")
-    pid = next((pid for pid, command in pipeline.processes().items() if name.search(command)), None)
+    pid = pipeline.program(program)
     try:
         partials = list((pipeline.workdir / "artifacts" / "small" / stage).glob("*.partial"))
         return pid if pid is not None and any(map(far_enough, partials)) else None
