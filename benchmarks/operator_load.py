@@ -107,7 +107,9 @@ def measure(count: int, window_s: float) -> Run:
                 plane.kubectl("apply", "-f", str(ROOT / "operator" / "install" / file))
             token = plane.token("cai-system", "cai-operator", seconds=7200)
             settings = {"CAI_LEASE_NAMESPACE": "cai-system"}
-            with OperatorProcess(directory / "operator", plane.url, token, plane.ca, settings, forked=False) as operator:
+            with OperatorProcess(
+                directory / "operator", plane.url, token, plane.ca, settings, forked=False
+            ) as operator:
                 run = asyncio.run(_go_through(plane, namespace, operator, count, window_s))
         run.calls = read_calls(audit)
         return run

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
 from types import SimpleNamespace
+from typing import Any, BinaryIO
 from unittest.mock import patch
 
 from tests.harness.forked_program import become

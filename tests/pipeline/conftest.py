@@ -23,6 +23,7 @@ import yaml
 from tests.harness.forked_program import ForkedProgram
 
 Document = dict[str, Any]
+Run = subprocess.Popen[str] | ForkedProgram
 PATIENCE_S = 900
 PRINCIPLES = "critique_revision_instructions.json"
 
@@ -76,7 +77,7 @@ class Pipeline:
     def stages(self) -> Document:
         return self.manifest["spec"].setdefault("stages", {})
 
-    def start(self, *flags: str) -> subprocess.Popen[str] | ForkedProgram:
+    def start(self, *flags: str) -> Run:
         """Write the manifest files and start `cai run`; its output goes to `output`."""
         (self.directory / "pipeline.yaml").write_text(yaml.safe_dump(self.manifest))
         data = {PRINCIPLES: self.principles}
@@ -84,7 +85,7 @@ class Pipeline:
         (self.directory / "principles.yaml").write_text(yaml.safe_dump(principles))
         command = ["run", "pipeline.yaml", "principles.yaml", "--workdir", "work", *flags]
         if self._forked:
-            self._output.unlink(missing_ok=True)
+            self._output.write_text("")
             where = {"environment": environment(), "directory": self.directory}
             return ForkedProgram("tests.harness.forked_cai", command, self._output, **where)
         with self._output.open("w") as out:
@@ -107,7 +108,7 @@ class Pipeline:
         command = [sys.executable, "-m", "cai_operator.cli", *words]
         return subprocess.run(command, cwd=self.directory, env=environment(), capture_output=True, text=True)
 
-    def end(self, process: subprocess.Popen[str] | ForkedProgram) -> None:
+    def end(self, process: Run) -> None:
         """Kill a run that a failed test would leave behind, and everything it started; print what it said."""
         if process.poll() is None:
             print(self.output()[-6000:])
@@ -143,7 +144,7 @@ class Pipeline:
         log = re.compile(rf"{re.escape(str(self.workdir))}/logs/small-{name}-[0-9a-f]{{8}}\.log")
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                if os.getsid(pid) == pid and log.fullmatch(os.readlink(f"/proc/{pid}/fd/1")):
+                if os.getsid(pid) == pid and log.fullmatch(str(Path(f"/proc/{pid}/fd/1").readlink())):
                     return pid
         return None
 
@@ -167,7 +168,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "COLUMNS": "110"}
 
 
-def wait_for(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | ForkedProgram | None = None) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, process: Run | None = None) -> Any:
     """Wait until the condition is true and return its value; fails when the process ends before that."""
     deadline = time.monotonic() + PATIENCE_S
     while True:

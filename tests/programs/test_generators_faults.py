@@ -168,7 +168,7 @@ def test_a_disturbed_run_ends_with_the_rows_of_an_undisturbed_one(
     codes = []
     for requests, delay in trial.kills:
         kill = (faulty[0].url, {"requests": requests, "delay_s": delay})
-        codes.append(ForkedProgram(generator.module, arguments, log, kill).wait())
+        codes.append(ForkedProgram(generator.module, arguments, log, kill=kill).wait())
         assert codes[-1] in (0, -signal.SIGKILL), log.read_text()[-2000:]
     complete(generator, arguments, log)
     assert codes[0] == -signal.SIGKILL
@@ -206,8 +206,9 @@ def test_finished_work_is_not_asked_for_again(generator: Generator, servers: Ser
     complete(generator, [*generator.arguments([server], tmp_path / "calm", batch), *judging], log)
     calm = server.statistics()
     arguments = generator.arguments([server], tmp_path / "killed", batch, "--requests-in-flight", "2")
+    kill = (server.url, {"requests": 8})
     for _ in range(kills):
-        code = ForkedProgram(generator.module, [*arguments, *judging], log, (server.url, {"requests": 8})).wait()
+        code = ForkedProgram(generator.module, [*arguments, *judging], log, kill=kill).wait()
         assert code == -signal.SIGKILL, log.read_text()[-2000:]
     complete(generator, [*arguments, *judging], log)
 

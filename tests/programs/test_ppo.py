@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.harness.forked_program import ForkedProgram
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -28,6 +29,7 @@ WORDS = ["please", "no", "yes", "sun", "rain", "tea", "book", "walk", "what", "a
 LIKED = len(SPECIAL)  # "please"
 STEPS = 20
 PATIENCE_S = 240.0
+Running = subprocess.Popen[bytes] | ForkedProgram
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         self.world, self.root, self.port = world, root, free_port()
         self.artifact, self.partial = root / "ppo", root / "ppo.partial"
-        self.critic: subprocess.Popen[bytes] | None = None
-        self.actor: subprocess.Popen[bytes] | None = None
+        self.critic: Running | None = None
+        self.actor: Running | None = None
 
     def start_critic(self) -> None:
         flags = (
@@ -139,7 +141,7 @@ class Run:
         ]
         self.actor = self._start("ppo_actor", arguments, "actor.log", launcher)
 
-    def kill(self, *processes: subprocess.Popen[bytes] | None) -> None:
+    def kill(self, *processes: Running | None) -> None:
         for process in processes:
             assert process is not None
             assert process.poll() is None, "it had ended already"
@@ -180,11 +182,11 @@ class Run:
                 process.kill()
                 process.wait()
 
-    def _start(
-        self, name: str, flags: list[str], log: str, launcher: tuple[str, ...] = (sys.executable,)
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, flags: list[str], log: str, launcher: tuple[str, ...] = ()) -> Running:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        command = [*(launcher or (sys.executable,)), "-m", f"cai_jobs.{name}", *flags]
+        if not launcher:
+            return ForkedProgram(f"cai_jobs.{name}", flags, self.root / log, environment=environment)
+        command = [*launcher, "-m", f"cai_jobs.{name}", *flags]
         with (self.root / log).open("ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.forked_program import ForkedProgram
 
 from cai_jobs import sft
 
@@ -74,8 +75,8 @@ def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint(
     sft.main([*flags, "--artifact-dir", str(tmp_path / "whole")])
 
     artifact = tmp_path / "killed"
-    command = [sys.executable, "-m", "cai_jobs.sft", *flags, "--artifact-dir", str(artifact)]
-    running = subprocess.Popen(command, env=ENVIRONMENT)
+    arguments = [*flags, "--artifact-dir", str(artifact)]
+    running = ForkedProgram("cai_jobs.sft", arguments, tmp_path / "log", environment=ENVIRONMENT)
     checkpoints = tmp_path / "killed.partial" / "checkpoints"
     deadline = time.monotonic() + 300
     while not list(checkpoints.glob("checkpoint-*/sealed.json")):
@@ -163,11 +164,11 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 def test_a_full_disk_is_said_and_a_larger_one_goes_on(flags: list[str], small_disk: Path, tmp_path: Path) -> None:
     flags += ["--max-steps", "3", "--save-interval", "2", "--artifact-dir", str(small_disk / "sft")]
     message = tmp_path / "last-word.json"
-    command = [sys.executable, "-m", "cai_jobs.sft", *flags, "--termination-message", str(message)]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
+    log = tmp_path / "log"
+    arguments = [*flags, "--termination-message", str(message)]
+    assert ForkedProgram("cai_jobs.sft", arguments, log, environment=ENVIRONMENT).wait() == 1, log.read_text()
     assert "no space left on the disk" in json.loads(message.read_text())["error"]
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in log.read_text()
 
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert sft.main(flags)["metrics"]["steps"] == 3

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.harness.forked_program import ForkedProgram
 
+Running = subprocess.Popen[str] | ForkedProgram
 SENTENCES = [
     "<extra_id_0>System\n\n<extra_id_1>User\nHow do I bake bread?\n<extra_id_1>Assistant\n",
     "Mix flour, water and salt, let the dough rest and bake it for forty minutes.\n<extra_id_1>",
@@ -98,19 +100,22 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def start_server(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str, Path]]]:
-    """start_server(model, *flags): (process, url, log), not yet ready; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
+) -> Iterator[Callable[..., tuple[Running, str, Path]]]:
+    """start_server(model, *flags, forked=True): (process, url, log), not yet ready; all are killed at the end."""
+    started: list[Running] = []
 
-    def start(model: Path, *flags: str, port: int | None = None) -> tuple[subprocess.Popen[str], str, Path]:
+    def start(model: Path, *flags: str, port: int | None = None, forked: bool = True) -> tuple[Running, str, Path]:
         port = port or free_port()
         log = tmp_path_factory.mktemp("server") / "log"
-        command = [sys.executable, "-m", "cai_jobs.serve", "--model", str(model), "--port", str(port), *flags]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": _paths()}
-        with log.open("w") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True, env=environment)
-        started.append(process)
-        return process, f"http://127.0.0.1:{port}", log
+        arguments = ["--model", str(model), "--port", str(port), *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        if forked:
+            started.append(ForkedProgram("cai_jobs.serve", arguments, log, environment=environment))
+        else:
+            command = [sys.executable, "-m", "cai_jobs.serve", *arguments]
+            with log.open("w") as out:
+                started.append(subprocess.Popen(command, stdout=out, stderr=out, text=True, env=environment))
+        return started[-1], f"http://127.0.0.1:{port}", log
 
     yield start
     for process in started:
@@ -119,11 +124,7 @@ def start_server(
             process.wait()
 
 
-def _paths() -> str:
-    return os.pathsep.join([str(Path(__file__).parents[3] / "jobs"), os.environ.get("PYTHONPATH", "")])
-
-
-def wait_ready(process: subprocess.Popen[str], url: str, log: Path) -> None:
+def wait_ready(process: Running, url: str, log: Path) -> None:
     for _ in range(1200):
         assert process.poll() is None, log.read_text()
         try:
@@ -136,7 +137,7 @@ def wait_ready(process: subprocess.Popen[str], url: str, log: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def until_ready() -> Callable[[subprocess.Popen[str], str, Path], None]:
+def until_ready() -> Callable[[Running, str, Path], None]:
     return wait_ready
 
 

@@ -374,7 +374,7 @@ def test_no_server_is_said_so() -> None:
 
 def test_without_a_chat_template(make_model: Any, start_server: Any, until_ready: Any) -> None:
     """Also: the port answers before the model is there, and SIGTERM ends a server with 0."""
-    process, url, log = start_server(make_model("qwen2", chat=False))
+    process, url, log = start_server(make_model("qwen2", chat=False), forked=False)
     wait_for(lambda: _listens(url))
     early = httpx.get(f"{url}/health/ready")
     assert early.status_code == 503
