@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import release
 
 HERE = Path(__file__).parent
 REAL_PROCESSES = ("api", "cluster", "pipeline", "programs")
@@ -64,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).as_posix()))
     items.sort(key=rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A worker of `--dist loadgroup` has all tests of a group in a row: then their servers need not idle to the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        release.unused(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.harness import release
 from tests.harness.availability import skipped_where_unavailable
 from tests.harness.control_plane import HOUSEKEEPING, ONE_CLIENT, WORKLOADS, ControlPlane
 from tests.harness.objects import Api
@@ -50,6 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def control_plane() -> Iterator[ControlPlane]:
     """etcd, API server, and controllers of namespaces, service accounts, garbage collection and quotas."""
     with _started(HOUSEKEEPING) as plane:
+        release.when_unused("control_plane", plane.close)
         yield plane
 
 
@@ -85,6 +87,7 @@ def kubeconfig(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.
 def control_plane_with_jobs() -> Iterator[ControlPlane]:
     """The same with the controllers of Jobs and Deployments, and the CAIPipeline resource."""
     with _started(WORKLOADS) as plane:
+        release.when_unused("control_plane_with_jobs", plane.close)
         if list(CRDS.glob("*.yaml")):
             plane.install_crds(CRDS)
         yield plane

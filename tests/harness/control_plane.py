@@ -47,7 +47,7 @@ WORKLOADS = (
 )
 ALL = ("*",)
 
-# collecting garbage was a fifth of an API server's work in these tests; memory is what there is enough of
+# collecting garbage was a fifth of the servers' work in these tests; memory is what there is enough of
 LESS_GARBAGE_COLLECTION = {"GOGC": "400"}
 # of an API server that a single test asks: dealing out its time fairly was another fifth
 ONE_CLIENT = ("--enable-priority-and-fairness=false",)
@@ -132,7 +132,7 @@ class ControlPlane(Access):
 
     def start_apiserver(self) -> None:
         """Start the stopped API server again: same port, same objects. Returns once it is ready."""
-        apiserver = self._launch("kube-apiserver", self._apiserver_command(), LESS_GARBAGE_COLLECTION)
+        apiserver = self._launch("kube-apiserver", self._apiserver_command())
         try:
             apiserver.wait_until(self._is_ready)
         except StartError:
@@ -260,7 +260,8 @@ class ControlPlane(Access):
         ]
 
     def _launch(self, name: str, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Program:
-        program = Program(name, command, self._logs / f"{name}.log", environment=environment)
+        given = {**LESS_GARBAGE_COLLECTION, **(environment or {})}
+        program = Program(name, command, self._logs / f"{name}.log", environment=given)
         self._running[name] = program
         return program
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import release
 from tests.harness.control_plane import ControlPlane
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.objects import Api
@@ -65,6 +66,7 @@ def _shared_operator(
     # the same holder at every start: a new one need not wait until the old one's lease has run out
     settings = {"CAI_LEASE_NAMESPACE": SYSTEM, "CAI_IDENTITY": "shared", "CAI_PROGRESS_SECONDS": "1"}
     process = OperatorProcess(tmp_path_factory.mktemp("operator"), plane.url, operator_token, plane.ca, settings)
+    release.when_unused("control_plane_with_jobs", process.kill)
     yield process
     process.kill()
 
