@@ -15,18 +15,25 @@ from tests.harness.installed import SMALL, Run, Start
 from tests.harness.objects import Api
 
 HERE = Path(__file__).parent
+# what kills the node is first and what uninstalls the operator last; before that what takes most of the machine, when
+# the tests of other workers are done with it
+ORDER = ("killed_node", "node", "kills", "nemo", "two_nodes", "suspend", "pipeline", "uninstall")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these tests on one worker (with `--dist loadgroup`), but those that only look into images.
+    """All of these tests on one worker (with `--dist loadgroup`), but those that only look into images."""
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
+    ours = sorted((items[place] for place in places), key=lambda item: _rank(item.path.stem))
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item
+        if _rank(item.path.stem) < len(ORDER):
+            item.add_marker(pytest.mark.xdist_group("node"))
 
-    The one that kills the node comes before its users; the one that uninstalls the operator is last by its name.
-    """
-    ours = [item for item in items if item.path.is_relative_to(HERE) and item.path.name != "test_images.py"]
-    for item in ours:
-        item.add_marker(pytest.mark.xdist_group("node"))
-    items.sort(key=lambda item: item.path.name != "test_killed_node.py")
+
+def _rank(module: str) -> int:
+    name = module.removeprefix("test_")
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 @pytest.fixture(scope="session")

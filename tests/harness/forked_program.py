@@ -12,11 +12,11 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.harness.processes import die_with
+from tests.harness.processes import die_with, wait_until_ready
 from tests.harness.stand_in import call
 
 PRELOADED = "tests.harness.preloaded"
@@ -43,6 +43,8 @@ class ForkedProgram:
         directory: Path | None = None,
         kill: tuple[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self.name, self.log = module, log
+        log.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([PRELOADED])
         its_environment = dict(os.environ if environment is None else environment)
@@ -81,8 +83,12 @@ class ForkedProgram:
         if code is None:
             self._process.kill()
             self._process.join()
-            raise TimeoutError(f"{self._process.name} had not ended after {timeout:.0f} s")
+            raise TimeoutError(f"{self.name} had not ended after {timeout:.0f} s")
         return code
+
+    def wait_until(self, ready: Callable[[], bool], patience_s: float = 120.0) -> None:
+        """Return once `ready` holds; StartError with the end of the log if it ends or takes too long."""
+        wait_until_ready(self, ready, patience_s)
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
@@ -108,6 +114,7 @@ def become(module: str, arguments: Sequence[str], environment: Mapping[str, str]
     for descriptor, number in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
         os.dup2(descriptor, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = os.fdopen(0, closefd=False)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

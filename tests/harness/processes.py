@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 PR_SET_PDEATHSIG = 1
 # below the ports Linux gives to outgoing connections, so that a stopped server finds its port free again
@@ -82,25 +83,50 @@ class Program:
             self._process.kill()
         self._process.wait()
 
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; -N if signal N killed it; None while it runs."""
+        return self._process.poll()
+
     def wait_until(self, ready: Callable[[], bool], patience_s: float = 120.0) -> None:
         """Return once `ready` holds; StartError with the end of the log if the program ends or takes too long."""
-        end = time.monotonic() + patience_s
-        while True:
-            # running: another program may answer on the port this one could not have
-            if ready() and self.running:
-                return
-            if not self.running:
-                code = self._process.returncode
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                raise StartError(f"{self.name} {how} before it was ready.\n{self.last_lines()}")
-            if time.monotonic() > end:
-                raise StartError(f"{self.name} was not ready within {patience_s:.0f} s.\n{self.last_lines()}")
-            time.sleep(0.05)
+        wait_until_ready(self, ready, patience_s)
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the log, under a line that names its file."""
-        lines = self.log.read_text(errors="replace").splitlines()[-count:]
-        return "\n".join([f"The last lines of {self.log}:", *(f"  {line[:400]}" for line in lines)])
+        return last_lines(self.log, count)
+
+
+class Started(Protocol):
+    """A program that was started and has a name and a log."""
+
+    name: str
+    log: Path
+
+    @property
+    def returncode(self) -> int | None: ...
+
+
+def wait_until_ready(program: Started, ready: Callable[[], bool], patience_s: float = 120.0) -> None:
+    """Return once `ready` holds; StartError with the end of the log if the program ends or takes too long."""
+    end = time.monotonic() + patience_s
+    while True:
+        # running: another program may answer on the port this one could not have
+        if ready() and program.returncode is None:
+            return
+        code = program.returncode
+        if code is not None:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise StartError(f"{program.name} {how} before it was ready.\n{last_lines(program.log)}")
+        if time.monotonic() > end:
+            raise StartError(f"{program.name} was not ready within {patience_s:.0f} s.\n{last_lines(program.log)}")
+        time.sleep(0.05)
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, under a line that names its file."""
+    lines = log.read_text(errors="replace").splitlines()[-count:]
+    return "\n".join([f"The last lines of {log}:", *(f"  {line[:400]}" for line in lines)])
 
 
 def wait_for(what: str, ready: Callable[[], bool], patience_s: float = 120.0) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness.processes import Program, free_port
+from tests.harness.forked_program import ForkedProgram
+from tests.harness.processes import free_port
 
 from cai_jobs import generate_rl_cai_dataset as rl_program
 from cai_jobs import generate_sl_cai_dataset as sl_program
@@ -31,8 +32,9 @@ SAMPLING = ["--top_k", "0", "--top_p", "1.0", "--repetition_penalty", "1.0", "--
 def program(directory: Path, module: str, *flags: str) -> Iterator[str]:
     """A server of ours, ready: its address as HOST:PORT."""
     port = free_port()
-    command = [sys.executable, "-m", module, "--port", str(port), *flags]
-    running = Program(module, command, directory / f"{module}.log", environment={"OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    flags = ("--port", str(port), *flags)
+    running = ForkedProgram(module, flags, directory / f"{module}.log", environment=environment)
 
     def ready() -> bool:
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+from tests.harness.forked_program import ForkedProgram
 
 from cai_jobs.formats.chat import EXTRA_ID
 from cai_jobs.formats.constitution import read_few_shots
@@ -15,9 +15,10 @@ from cai_jobs.pocket.corpus import dialogue, read_requests
 from cai_jobs.pocket.paths import FEW_SHOT_FILE, JUDGE_FILE, MODEL_DIR
 
 
-def train(output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cai_jobs.pocket_base", "--output", str(output), "--progress", "json", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+def train(log: Path, output: Path, *flags: str) -> int:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = ["--output", str(output), "--progress", "json", *flags]
+    return ForkedProgram("cai_jobs.pocket_base", arguments, log, environment=environment).wait()
 
 
 @pytest.mark.slow
@@ -25,8 +26,8 @@ def test_training_twice_with_one_seed_gives_the_same_files(tmp_path: Path) -> No
     for name in ("first", "second"):
         message = tmp_path / f"{name}.json"
         flags = ("--steps", "2", "--judge-questions", "40", "--measure-questions", "4")
-        ended = train(tmp_path / name, *flags, "--termination-message", str(message))
-        assert ended.returncode == 0, ended.stderr
+        log = tmp_path / "log"
+        assert train(log, tmp_path / name, *flags, "--termination-message", str(message)) == 0, log.read_text()
         metrics = json.loads(message.read_text())["metrics"]
         assert metrics["loss"] > 5
         assert set(metrics) > {"harmfulRate", "helpfulRate", "critiqueRate", "revisionDeclineRate"}
@@ -36,10 +37,9 @@ def test_training_twice_with_one_seed_gives_the_same_files(tmp_path: Path) -> No
         assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
 
 
-def test_no_steps_are_refused() -> None:
-    ended = train(Path("unused"), "--steps", "0")
-    assert ended.returncode == 2
-    assert "--steps" in ended.stderr
+def test_no_steps_are_refused(tmp_path: Path) -> None:
+    assert train(tmp_path / "log", Path("unused"), "--steps", "0") == 2
+    assert "--steps" in (tmp_path / "log").read_text()
 
 
 def test_the_shipped_files_are_small() -> None:
