@@ -6,8 +6,8 @@ PIPELINE ?= examples/pocket.yaml
 IMAGES ?= operator jobs jobs-cpu
 # A pip index that holds CPU builds of torch (a tenth of the download). Empty: the default index and its CUDA build.
 TORCH_INDEX ?=
-# twice the cores: the tests of the operator and of the node mostly wait
-WORKERS ?= $(shell expr $$(nproc) \* 2)
+# two a core, as the tests of the operator mostly wait, and one for those of the node, which do so too
+WORKERS ?= $(shell expr $$(nproc) \* 2 + 1)
 
 VENV := .venv
 BIN := $(VENV)/bin

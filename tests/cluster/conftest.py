@@ -15,9 +15,8 @@ from tests.harness.installed import SMALL, Run, Start
 from tests.harness.objects import Api
 
 HERE = Path(__file__).parent
-# what kills the node is first and what uninstalls the operator last; before that what takes most of the machine, when
-# the tests of other workers are done with it
-ORDER = ("killed_node", "node", "kills", "nemo", "two_nodes", "suspend", "pipeline", "uninstall")
+# what kills the node is first; last is what takes most of the machine, as the tests of other workers are done by then
+ORDER = ("killed_node", "node", "kills", "nemo", "two_nodes", "suspend", "uninstall", "pipeline")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,10 +52,16 @@ def namespace(node: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def operator(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The node with the release before this one installed by helm; test_pipeline.py upgrades it."""
+def previous_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of the release before this one."""
+    return previous_release(tmp_path_factory.mktemp("chart"))
+
+
+@pytest.fixture(scope="session")
+def operator(node: Cluster, previous_chart: Path) -> Cluster:
+    """The node with the release before this one installed by helm."""
     with skipped_where_unavailable():
-        installed.install(node, previous_release(tmp_path_factory.mktemp("chart")))
+        installed.install(node, previous_chart)
     return node
 
 

@@ -87,8 +87,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(operator: Cluster, start: Start, undisturbed: Run) -> Iterator[Story]:
-    """The whole pocket example, watched until it is done; what other tests compare with is made meanwhile."""
+def story(operator: Cluster, previous_chart: Path, start: Start) -> Iterator[Story]:
+    """The whole pocket example, watched until it is done; it begins under the release before this one."""
+    installed.upgrade(operator, previous_chart)
     with (
         operator.namespace(RESTRICTED) as namespace,
         operator.namespace(RESTRICTED) as elsewhere,

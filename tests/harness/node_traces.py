@@ -89,8 +89,8 @@ def make_cgroup() -> None:
         if (root / CGROUP / "cpuset.cpus").exists() and root.name.startswith("cpuset"):
             for name in ("cpuset.cpus", "cpuset.mems"):
                 (root / CGROUP / name).write_text((root / name).read_text())
-        # else all pods together weigh as much as one process outside
-        for name, weight in (("cpu.shares", 1024), ("cpu.weight", 100)):
+        # else all pods together weigh as much as one process outside; theirs are the tests that take longest
+        for name, weight in (("cpu.shares", 2 * 1024), ("cpu.weight", 2 * 100)):
             if (root / CGROUP / name).exists():
                 (root / CGROUP / name).write_text(str(weight * (os.cpu_count() or 1)))
 
