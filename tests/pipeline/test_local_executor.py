@@ -318,7 +318,13 @@ say(metrics=dict(port=int(flags["--port"])))
     def take_the_port() -> None:
         while not died.exists():
             time.sleep(0.005)
-        busy.bind(("127.0.0.1", port))
+        while True:
+            try:
+                busy.bind(("127.0.0.1", port))
+            except OSError:  # the dying server has it still
+                time.sleep(0.005)
+            else:
+                break
         busy.listen()
 
     with socket.socket() as busy:
