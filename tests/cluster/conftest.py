@@ -22,17 +22,18 @@ ORDER = ("killed_node", "node", "kills", "nemo", "two_nodes", "suspend", "uninst
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of these tests on one worker (with `--dist loadgroup`), but those that only look into images."""
-    places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
-    ours = sorted((items[place] for place in places), key=lambda item: _rank(item.path.stem))
-    for place, item in zip(places, ours, strict=True):
-        items[place] = item
-        if _rank(item.path.stem) < len(ORDER):
-            item.add_marker(pytest.mark.xdist_group("node"))
+    for item in filter(_is_of_the_node, items):
+        item.add_marker(pytest.mark.xdist_group("node"))
+    items.sort(key=_place)
 
 
-def _rank(module: str) -> int:
-    name = module.removeprefix("test_")
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+def _is_of_the_node(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(HERE) and item.path.name != "test_images.py"
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return ORDER.index(name) if _is_of_the_node(item) and name in ORDER else len(ORDER)
 
 
 @pytest.fixture(scope="session")
